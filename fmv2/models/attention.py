@@ -1,0 +1,95 @@
+"""Scaled dot-product attention: one function, its implementations behind one typed choice.
+
+Source: Vaswani et al. 2017, eq. 1. The kernels are JAX's own: XLA and cuDNN flash attention through
+`jax.nn.dot_product_attention`, splash attention (Pallas) on TPU.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+AttentionChoice = Literal["auto", "xla", "cudnn", "splash"]
+
+# Below this many tokens XLA's own attention is as good: its probabilities stay small, and it fuses.
+MIN_FLASH_TOKENS = 1024
+_SPLASH_TILE = 128
+
+
+def attention(
+    query: Float[Array, "b q heads d"],
+    key: Float[Array, "b k heads d"],
+    value: Float[Array, "b k heads d"],
+    *,
+    causal: bool = False,
+    implementation: AttentionChoice = "auto",
+) -> Float[Array, "b q heads d"]:
+    """softmax(q kᵀ / sqrt(d)) v, with logits and softmax in float32.
+
+    Args:
+      query: in the compute dtype, like key and value.
+      key: of the attended tokens.
+      value: of the attended tokens.
+      causal: token i attends to tokens 0..i alone.
+      implementation: the kernel for long self-attention. `auto` is the flash kernel of the backend at hand: cuDNN on
+        GPU in half precision, splash on TPU. A program compiled ahead of time for another machine names it. Short
+        sequences and cross-attention always go to XLA, where flash gains nothing.
+    Raises:
+      ValueError: an unknown implementation.
+    """
+    if implementation not in get_args(AttentionChoice):
+        raise ValueError(f"attention must be one of {get_args(AttentionChoice)}, got {implementation!r}")
+    kernel = _kernel(query, key, implementation)
+    if kernel == "splash":
+        return _splash(query, key, value, causal)
+    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=kernel)
+
+
+def attention_probabilities(
+    query: Float[Array, "b q heads d"], key: Float[Array, "b k heads d"]
+) -> Float[Array, "b heads q k"]:
+    """softmax(q kᵀ / sqrt(d)) in float32, for what looks at the maps themselves."""
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
+
+
+def _kernel(query, key, implementation) -> Literal["xla", "cudnn", "splash"]:
+    tokens, head_dim = query.shape[1], query.shape[3]
+    if tokens < MIN_FLASH_TOKENS or key.shape[1] != tokens:
+        return "xla"
+    if implementation == "auto":
+        implementation = {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+    if implementation == "splash" and tokens % _SPLASH_TILE:
+        return "xla"
+    cudnn_takes = query.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 256
+    if implementation == "cudnn" and not cudnn_takes:
+        return "xla"
+    return implementation
+
+
+def _splash(query, key, value, causal):
+    # Late: Pallas takes a second to import, and only a TPU program needs it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as splash,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, tokens, heads, head_dim = query.shape
+    mask = masks.CausalMask((tokens, tokens)) if causal else masks.FullMask((tokens, tokens))
+    # The largest tile of at most 1024 that divides the tokens.
+    block = next(n for n in (1024, 512, 256, _SPLASH_TILE) if tokens % n == 0)
+    kernel = splash.make_splash_mha_single_device(
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            use_fused_bwd_kernel=True,
+        ),
+    )
+    # Splash scales nothing and wants (heads, tokens, d).
+    heads_first = [x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value)]
+    return jax.vmap(kernel)(*heads_first).swapaxes(1, 2)
