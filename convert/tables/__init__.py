@@ -1,0 +1,1 @@
+"""One table of weight rules per net."""

@@ -1,0 +1,106 @@
+"""The `fmv2` command: it imports the one subcommand it was asked for and lets tyro read its types.
+
+To add a subcommand, write a function with typed arguments and a docstring, and name it in COMMANDS.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, Union
+
+import tyro
+
+import fmv2
+from fmv2.errors import UserError
+
+
+class Command(NamedTuple):
+    """One subcommand."""
+
+    target: str  # "module:function"; what the function returns is the exit status, None being 0
+    summary: str  # its line in the overview, kept here so that `fmv2 --help` imports no module
+
+    def load(self) -> Callable[..., int | None]:
+        module, function = self.target.split(":")
+        return getattr(importlib.import_module(module), function)
+
+
+class Group(NamedTuple):
+    """Subcommands under one word."""
+
+    commands: Mapping[str, "Command | Group"]
+    summary: str
+
+
+COMMANDS = Group(
+    {
+        "quickstart": Command(
+            "fmv2.quickstart:quickstart", "Do the main job on a model small enough for any machine."
+        ),
+        "convert": Group(
+            {
+                "from-diffusers": Command(
+                    "convert.commands.from_diffusers:from_diffusers", "Read PyTorch checkpoints."
+                ),
+                "to-diffusers": Command(
+                    "convert.commands.to_diffusers:to_diffusers",
+                    "Write a folder that stock diffusers loads.",
+                ),
+                "verify": Command(
+                    "convert.commands.verify:verify",
+                    "Run a folder in PyTorch and in Flax and compare.",
+                ),
+                "inspect": Command(
+                    "convert.commands.inspect:inspect",
+                    "Say what a checkpoint holds and what it lacks.",
+                ),
+            },
+            "Carry weights between PyTorch diffusers and Flax.",
+        ),
+    },
+    "Train, convert, run and measure Face-MakeUpV2 in JAX. `fmv2 --version` prints the version.",
+)
+
+
+def main(args: Sequence[str] | None = None, commands: Group = COMMANDS) -> int | None:
+    """Run one subcommand.
+
+    Args:
+      args: the words after `fmv2`; those of the process when None.
+      commands: what may be run.
+    Returns:
+      The exit status, None being 0; 2 after a UserError, whose message went to stderr.
+    Raises:
+      SystemExit: help was asked for, or the words cannot be read; tyro has said what is wrong.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    if args == ["--version"]:
+        print(f"fmv2 {fmv2.__version__}")
+        return 0
+
+    found: Command | Group = commands
+    prog = "fmv2"
+    while isinstance(found, Group):
+        word = args[0].replace("_", "-") if args else ""  # tyro reads both alike
+        if word not in found.commands:
+            tyro.cli(_overview(found), prog=prog, description=found.summary, args=args)
+        found = found.commands[word]
+        prog = f"{prog} {word}"
+        args = args[1:]
+    try:
+        return tyro.cli(found.load(), prog=prog, args=args)
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def _overview(group: Group) -> Any:
+    """A type from which tyro writes the group's help and its complaint about any other word."""
+    choices = [
+        Annotated[
+            Any, tyro.conf.subcommand(word, description=entry.summary, constructor=lambda: None)
+        ]
+        for word, entry in group.commands.items()
+    ]
+    # A union needs two members, and a group may have one command.
+    return Union[*choices, Annotated[None, tyro.conf.Suppress]]  # type: ignore[valid-type]

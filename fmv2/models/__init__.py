@@ -1,0 +1,1 @@
+"""The nets, one file each, and the layers they share."""
