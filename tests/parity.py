@@ -16,7 +16,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def randomize_(module: Module, seed: int = 0) -> Module:
-    """Every parameter and norm statistic random, in place: no zero or one is left to hide a mistake.
+    """Every parameter and norm statistic random, in place: no zero or one left to hide a mistake.
 
     Kernels keep activations near unit variance. The module comes back in eval mode.
     """
