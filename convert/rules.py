@@ -67,9 +67,14 @@ class Rule:
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self):
-        names = {template: set(_placeholders(template)) for template in (self.torch, self.flax, *self.aliases)}
+        names = {
+            template: set(_placeholders(template))
+            for template in (self.torch, self.flax, *self.aliases)
+        }
         if len({frozenset(n) for n in names.values()}) != 1:
-            raise ValueError(f"the templates of a rule must carry the same placeholders, got {names}")
+            raise ValueError(
+                f"the templates of a rule must carry the same placeholders, got {names}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +114,36 @@ class Table:
         return any(_match(ignore.torch, key) is not None for ignore in self.ignores)
 
 
+def linear(torch: str, flax: str | None = None) -> tuple[Rule, Rule]:
+    """A linear layer with its bias."""
+    flax = flax or torch
+    return Rule(f"{torch}.weight", f"{flax}.kernel", LINEAR), Rule(f"{torch}.bias", f"{flax}.bias")
+
+
+def conv(name: str) -> tuple[Rule, Rule]:
+    """A convolution with its bias."""
+    return Rule(f"{name}.weight", f"{name}.kernel", CONV), Rule(f"{name}.bias", f"{name}.bias")
+
+
+def conv1x1(name: str) -> tuple[Rule, Rule]:
+    """A 1×1 convolution with its bias, which is a linear layer here."""
+    return (
+        Rule(f"{name}.weight", f"{name}.kernel", CONV1X1_AS_LINEAR),
+        Rule(f"{name}.bias", f"{name}.bias"),
+    )
+
+
+def norm(torch: str, flax: str | None = None) -> tuple[Rule, Rule]:
+    """A group or layer norm."""
+    flax = flax or torch
+    return Rule(f"{torch}.weight", f"{flax}.scale"), Rule(f"{torch}.bias", f"{flax}.bias")
+
+
 def prefixed(rules: tuple[Rule, ...], torch: str, flax: str) -> tuple[Rule, ...]:
     """The rules of a part, set below the names that the part has in a larger net."""
     return tuple(
-        Rule(torch + r.torch, flax + r.flax, r.layout, tuple(torch + a for a in r.aliases)) for r in rules
+        Rule(torch + r.torch, flax + r.flax, r.layout, tuple(torch + a for a in r.aliases))
+        for r in rules
     )
 
 

@@ -1,0 +1,188 @@
+"""The layers that the nets of Stable Diffusion share. Layout NHWC, attributes named as in diffusers."""
+
+import math
+from typing import TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
+
+
+class Options(TypedDict):
+    """What every layer is made with.
+
+    `dtype` is that of its arithmetic (None: whatever input and weights promote to), `param_dtype` that of its weights.
+    """
+
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    rngs: nnx.Rngs
+
+
+class GroupNorm(nnx.Module):
+    """torch.nn.GroupNorm over the channels of an NHWC map, statistics in float32.
+
+    `nnx.GroupNorm` splits the channels into (groups, channels per group) while the map is still large; on TPU a last
+    dimension of ten is padded to 128. Here each channel is summed over space first and only those sums are grouped, so
+    that the map is read once for its statistics and once to be scaled.
+    """
+
+    def __init__(self, groups: int, features: int, *, epsilon: float, **options: Unpack[Options]):
+        if features % groups:
+            raise ValueError(f"{features} channels do not divide into {groups} groups")
+        self.groups = groups
+        self.epsilon = epsilon
+        self.dtype = options["dtype"]
+        self.scale = nnx.Param(jnp.ones(features, options["param_dtype"]))
+        self.bias = nnx.Param(jnp.zeros(features, options["param_dtype"]))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1] // self.groups
+
+        def mean_of_group(y):
+            per_channel = y.mean((1, 2), dtype=jnp.float32)
+            return per_channel.reshape(-1, self.groups, channels).mean(-1)
+
+        wide = x.astype(jnp.float32)
+        mean = mean_of_group(wide)
+        variance = jnp.maximum(mean_of_group(jnp.square(wide)) - jnp.square(mean), 0.0)
+        inverse = jax.lax.rsqrt(variance + self.epsilon)
+        scale, bias = self.scale[...].astype(jnp.float32), self.bias[...].astype(jnp.float32)
+        scale = jnp.repeat(inverse, channels, axis=1) * scale[None]
+        shift = bias[None] - jnp.repeat(mean, channels, axis=1) * scale
+        y = wide * scale[:, None, None, :] + shift[:, None, None, :]
+        return y.astype(self.dtype or x.dtype)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Sinusoids of the timestep (cosines first, as SD has it) through two linear layers.
+
+    Source: Ho et al. 2020; equals diffusers' `get_timestep_embedding(flip_sin_to_cos=True)` and `TimestepEmbedding`.
+    """
+
+    def __init__(self, channels: int, **options: Unpack[Options]):
+        self.channels = channels
+        self.linear_1 = nnx.Linear(channels, 4 * channels, **options)
+        self.linear_2 = nnx.Linear(4 * channels, 4 * channels, **options)
+
+    def __call__(self, timesteps: Num[Array, " b"], dtype: DTypeLike) -> Float[Array, "b e"]:
+        half = self.channels // 2
+        frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / half)
+        angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
+        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return self.linear_2(nnx.silu(self.linear_1(waves.astype(dtype))))
+
+
+class ResnetBlock(nnx.Module):
+    """Two normed 3×3 convolutions beside a shortcut; the time embedding, where there is one, enters between them.
+
+    Equals diffusers' `ResnetBlock2D` with `time_embedding_norm="default"`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        *,
+        time_channels: int | None,
+        groups: int,
+        epsilon: float,
+        **options: Unpack[Options],
+    ):
+        self.norm1 = GroupNorm(groups, channels, epsilon=epsilon, **options)
+        self.conv1 = nnx.Conv(channels, out_channels, (3, 3), padding=1, **options)
+        self.time_emb_proj = (
+            None if time_channels is None else nnx.Linear(time_channels, out_channels, **options)
+        )
+        self.norm2 = GroupNorm(groups, out_channels, epsilon=epsilon, **options)
+        self.conv2 = nnx.Conv(out_channels, out_channels, (3, 3), padding=1, **options)
+        self.conv_shortcut = (
+            None if channels == out_channels else nnx.Linear(channels, out_channels, **options)
+        )
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            if time is None:
+                raise ValueError(
+                    "this block was made with time_channels: it needs the time embedding"
+                )
+            h = h + self.time_emb_proj(nnx.silu(time))[:, None, None, :]
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Upsample(nnx.Module):
+    """Nearest-neighbour doubling and a 3×3 convolution."""
+
+    def __init__(self, channels: int, **options: Unpack[Options]):
+        self.conv = nnx.Conv(channels, channels, (3, 3), padding=1, **options)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        """The map at twice its size, or one row or column less where `size` says so (the skip of an odd map)."""
+        x = x.repeat(2, axis=1).repeat(2, axis=2)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
+        return self.conv(x)
+
+
+class Lora(nnx.Module):
+    """A low-rank addition to a linear layer: x ↦ scale · up(down(x)), scale = alpha / rank or 1.
+
+    Source: Hu et al. 2021; initialised as diffusers' `LoRALinearLayer`: down ~ N(0, 1/rank), up = 0.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rank: int,
+        alpha: float | None,
+        **options: Unpack[Options],
+    ):
+        self.scale = 1.0 if alpha is None else alpha / rank
+        normal = nnx.initializers.normal(1 / rank)
+        self.down = nnx.Linear(in_features, rank, use_bias=False, kernel_init=normal, **options)
+        zeros = nnx.initializers.zeros
+        self.up = nnx.Linear(rank, out_features, use_bias=False, kernel_init=zeros, **options)
+
+
+def lora_linear(
+    linear: nnx.Linear, lora: Lora | None, x: Float[Array, "*b i"]
+) -> Float[Array, "*b o"]:
+    """linear(x) + lora(x), contracted in whichever order costs less; see `merges`."""
+    if lora is None:
+        return linear(x)
+    dtype = linear.dtype or jnp.result_type(x, linear.kernel)
+    down, up = lora.down.kernel[...].astype(jnp.float32), lora.up.kernel[...].astype(jnp.float32)
+    x, kernel = x.astype(dtype), linear.kernel[...].astype(dtype)
+    if merges(math.prod(x.shape[:-1]), *kernel.shape, down.shape[1], dtype):
+        y = x @ (kernel + lora.scale * (down @ up)).astype(dtype)
+    else:
+        # Summed in float32 before the one rounding: a small addition would vanish beside a rounded product.
+        low = jnp.matmul(x, down.astype(dtype))
+        y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+        y = y + jnp.matmul(low, up.astype(dtype) * lora.scale, preferred_element_type=jnp.float32)
+        y = y.astype(dtype)
+    return y if linear.bias is None else y + linear.bias[...].astype(dtype)
+
+
+def merges(tokens: int, in_features: int, out_features: int, rank: int, dtype: DTypeLike) -> bool:
+    """Whether adding B·A into the weight costs fewer multiplications, forward and backward, than a path beside it.
+
+    Beside: tokens · rank · (in + out), three times (once forward, twice backward). Merged: in · rank · out three times,
+    and once the gradient of the whole weight, tokens · in · out. Half precision never merges: the frozen weight lies on
+    the grid of its dtype, and an addition below half a step would be rounded away whole.
+    """
+    if jnp.finfo(dtype).bits < 32:
+        return False
+    beside = 3 * tokens * rank * (in_features + out_features)
+    merged = in_features * out_features * (3 * rank + tokens)
+    return merged < beside
