@@ -14,8 +14,13 @@ env: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml constraints.txt $(wildcard */__init__.py)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "fmv2 needs Python 3.11 or newer, and found none: install one, or run make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: about 3 GB and a few minutes the first time"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { \
+		echo "No ensurepip: letting this Python's own pip install into .venv" >&2; \
+		$(PYTHON) -m venv --clear --without-pip .venv && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check pip; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,test]'
+	@rm -rf .cache/jax  # what other versions compiled is never read again
 	@touch $@
 
 lint: env
@@ -24,7 +29,7 @@ lint: env
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 quickstart: env
 	$(BIN)/fmv2 quickstart

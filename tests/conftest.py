@@ -1,6 +1,7 @@
 """One setting for every test: CPU, eight devices, full float32, strict shapes, no network."""
 
 import os
+from pathlib import Path
 
 # Read once, when jax, transformers and huggingface_hub are first imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,9 +16,13 @@ import pytest
 import torch
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Compiling takes most of the time of a run; a second run finds what the first one compiled.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the nets are tiny, and pytest-xdist runs one process per core
 
 
 @pytest.fixture(autouse=True)
