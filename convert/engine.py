@@ -1,7 +1,8 @@
 """The one engine that applies weight tables, from torch names to Flax paths and back.
 
-It is total: every torch name matches exactly one rule or a listed ignore, every Flax leaf is filled exactly once,
-shapes agree. All faults are found before a single tensor is read, and are reported in one error.
+It is total: every torch name matches exactly one rule or a listed ignore, every Flax leaf is filled
+exactly once, shapes agree. All faults are found before a single tensor is read, and are reported in
+one error.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ class ConversionError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class TensorRef:
-    """A tensor in a file that is not read yet: its shape and dtype as stored, and the function that reads it."""
+    """A tensor in a file, not read yet: its shape and dtype as stored, and how to read it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -44,8 +45,8 @@ def load(
 ) -> nnx.Module:
     """The net with the file's weights.
 
-    Tensors are read one at a time, straight into their dtype and sharding: beside the weights themselves, no more
-    than the tensor in hand is ever in host memory.
+    Tensors are read one at a time, straight into their dtype and sharding: beside the weights
+    themselves, no more than the tensor in hand is ever in host memory.
 
     Args:
       net: gives structure and shapes; an abstract one (`nnx.eval_shape`) does. It is not changed.
@@ -53,9 +54,11 @@ def load(
       table: the weight table of this kind of net.
       name: what to call the net in an error ("unet").
       dtype: of floating-point weights; None keeps each tensor's own.
-      sharding: where the weights go: one for all, or a function of the Flax path; None is the default device.
+      sharding: where the weights go: one for all, or a function of the Flax path; None is the
+        default device.
     Raises:
-      ConversionError: any name that is unknown, missing, doubled or ambiguous, any shape that differs; all of them.
+      ConversionError: any name that is unknown, missing, doubled or ambiguous, any shape that
+        differs; all of them.
     """
     graphdef, state = nnx.split(net)
     leaves = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
@@ -67,14 +70,21 @@ def load(
         array = layout.to_flax(tensors[key].read())
         if dtype is not None and jax.numpy.issubdtype(array.dtype, np.floating):
             array = array.astype(dtype)
-        # A copy of its own: on CPU, device_put may otherwise alias the reader's buffer or a strided view of it.
+        # A copy of its own: on CPU, device_put may otherwise alias the reader's buffer or a strided
+        # view of it.
         array = jax.device_put(np.array(array, order="C"), placement(_dotted(path)))
         filled.append((path, variable.replace(array)))
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
 
 
+def check(net: nnx.Module, tensors: Mapping[str, TensorRef], table: Table, *, name: str) -> None:
+    """Raises what `load` would raise, and reads nothing."""
+    leaves = {_dotted(path): variable for path, variable in nnx.to_flat_state(nnx.state(net))}
+    _pair(leaves, tensors, table, name)
+
+
 def dump(net: nnx.Module, table: Table) -> Iterator[tuple[str, np.ndarray]]:
-    """The net's weights under their torch names, in torch layout and their own dtype, one at a time.
+    """The net's weights by torch name, in torch layout and their own dtype, one at a time.
 
     Raises:
       ValueError: a leaf that not exactly one rule matches: the table is wrong.
@@ -85,7 +95,7 @@ def dump(net: nnx.Module, table: Table) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def torch_shapes(net: nnx.Module, table: Table) -> dict[str, tuple[int, ...]]:
-    """The torch names that a file of this net must hold, and their shapes. The net may be abstract."""
+    """The torch names and shapes that a file of this net must hold. The net may be abstract."""
     shapes = {}
     for path, variable in nnx.to_flat_state(nnx.state(net)):
         key, layout = _torch_name(_dotted(path), table)
@@ -116,7 +126,9 @@ def _pair(leaves, tensors, table, name):
         elif len(found) > 1:
             faults.append(f"keys {[key for key, _ in found]} all stand for {expected}")
         elif tensors[found[0][0]].shape != shape:
-            faults.append(f"shape of {found[0][0]} is {tensors[found[0][0]].shape}, expected {shape}")
+            faults.append(
+                f"shape of {found[0][0]} is {tensors[found[0][0]].shape}, expected {shape}"
+            )
     if faults:
         raise ConversionError(name, faults)
     return {path: found[0] for path, found in candidates.items()}
@@ -125,7 +137,9 @@ def _pair(leaves, tensors, table, name):
 def _torch_name(path, table):
     matches = table.to_torch(path)
     if len(matches) != 1:
-        raise ValueError(f"leaf {path} must match one rule, got {[rule.flax for _, rule in matches]}")
+        raise ValueError(
+            f"leaf {path} must match one rule, got {[rule.flax for _, rule in matches]}"
+        )
     return matches[0][0], matches[0][1].layout
 
 

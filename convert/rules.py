@@ -1,8 +1,9 @@
-"""The language of weight tables: templates that tie a torch name to a Flax path, read in both directions.
+"""The language of weight tables: templates that tie torch names to Flax paths, read both ways.
 
-A table is data (`convert/tables/`), `convert.engine` applies it. A template is a dotted name with placeholders:
-`{path}` stands for one or more dotted parts, any other placeholder, such as `{i}`, for a number. Both sides of a rule
-carry the same placeholders, so that a rule can be read from left to right and from right to left without loss.
+A table is data (`convert/tables/`), `convert.engine` applies it. A template is a dotted name with
+placeholders: `{path}` stands for one or more dotted parts, any other placeholder, such as `{i}`,
+for a number. Both sides of a rule carry the same placeholders, so that a rule can be read from left
+to right and from right to left without loss.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ CONV1X1_AS_LINEAR = Layout(
 
 
 def linear_after_flatten(channels: int, height: int, width: int) -> Layout:
-    """A linear layer fed by a flattened feature map: torch flattens (c, h, w), our nets (h, w, c)."""
+    """A linear layer behind a flattened map: torch flattens (c, h, w), our nets (h, w, c)."""
 
     def to_flax(w):
         out = w.shape[0]
@@ -93,7 +94,7 @@ class Table:
     ignores: tuple[Ignore, ...] = ()
 
     def to_flax(self, key: str) -> list[tuple[str, Rule]]:
-        """The Flax paths that the rules give a torch name: exactly one unless the table or the file is wrong."""
+        """The Flax paths of a torch name: exactly one, unless table or file is wrong."""
         return [
             (_fill(rule.flax, found), rule)
             for rule in self.rules
@@ -102,7 +103,7 @@ class Table:
         ]
 
     def to_torch(self, path: str) -> list[tuple[str, Rule]]:
-        """The torch names that the rules give a Flax path: exactly one unless the table is wrong."""
+        """The torch names of a Flax path: exactly one, unless the table is wrong."""
         return [
             (_fill(rule.torch, found), rule)
             for rule in self.rules

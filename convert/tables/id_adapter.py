@@ -1,4 +1,4 @@
-"""The adapter: the names of IP-Adapter-FaceID-PlusV2's files, which are also those of the published `model.bin`."""
+"""The adapter: the names of IP-Adapter-FaceID-PlusV2's files and of the published `model.bin`."""
 
 from convert.rules import LINEAR, Rule, Table, linear, norm
 

@@ -1,7 +1,8 @@
 """The U-Net: diffusers' `UNet2DConditionModel`, as Stable Diffusion 1.x and 2.x use it."""
 
 from convert.rules import LINEAR, Rule, Table, conv, conv1x1, linear, norm
-from fmv2.models.unet import EncoderConfig, UNetConfig
+from fmv2.models.encoder import EncoderConfig
+from fmv2.models.unet import UNetConfig
 
 
 def encoder_rules(config: EncoderConfig) -> tuple[Rule, ...]:

@@ -4,7 +4,7 @@ Source: Vaswani et al. 2017, eq. 1. The kernels are JAX's own: XLA and cuDNN fla
 `jax.nn.dot_product_attention`, splash attention (Pallas) on TPU.
 """
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +32,20 @@ def attention(
       key: of the attended tokens.
       value: of the attended tokens.
       causal: token i attends to tokens 0..i alone.
-      implementation: the kernel for long self-attention. `auto` is the flash kernel of the backend at hand: cuDNN on
-        GPU in half precision, splash on TPU. A program compiled ahead of time for another machine names it. Short
-        sequences and cross-attention always go to XLA, where flash gains nothing.
+      implementation: the kernel for long self-attention. `auto` is the flash kernel of the backend
+        at hand: cuDNN on GPU in half precision, splash on TPU. A program compiled ahead of time for
+        another machine names it. Short sequences and cross-attention always go to XLA, where flash
+        gains nothing.
     Raises:
       ValueError: an unknown implementation.
     """
     if implementation not in get_args(AttentionChoice):
-        raise ValueError(f"attention must be one of {get_args(AttentionChoice)}, got {implementation!r}")
-    kernel = _kernel(query, key, implementation)
+        raise ValueError(
+            f"attention must be one of {get_args(AttentionChoice)}, got {implementation!r}"
+        )
+    kernel = _kernel(query, key, causal, implementation)
     if kernel == "splash":
-        return _splash(query, key, value, causal)
+        return _splash(query, key, value)
     return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=kernel)
 
 
@@ -54,42 +57,42 @@ def attention_probabilities(
     return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
 
 
-def _kernel(query, key, implementation) -> Literal["xla", "cudnn", "splash"]:
+def _kernel(query, key, causal, implementation) -> Literal["xla", "cudnn", "splash"]:
     tokens, head_dim = query.shape[1], query.shape[3]
-    if tokens < MIN_FLASH_TOKENS or key.shape[1] != tokens:
+    if tokens < MIN_FLASH_TOKENS or key.shape[1] != tokens or causal or head_dim > 256:
         return "xla"
-    if implementation == "auto":
-        implementation = {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
-    if implementation == "splash" and tokens % _SPLASH_TILE:
-        return "xla"
-    cudnn_takes = query.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 256
-    if implementation == "cudnn" and not cudnn_takes:
-        return "xla"
-    return implementation
+    wanted = jax.default_backend() if implementation == "auto" else implementation
+    if wanted in ("tpu", "splash") and tokens % _SPLASH_TILE == 0:
+        return "splash"
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    if wanted in ("gpu", "cudnn") and half and head_dim % 8 == 0:
+        return "cudnn"
+    return "xla"
 
 
-def _splash(query, key, value, causal):
-    # Late: Pallas takes a second to import, and only a TPU program needs it.
+def _splash(query, key, value):
+    # Late: Pallas takes a second to import, and only a program for TPU needs it.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as splash,
+        BlockSizes,
+        FullMask,
+        MultiHeadMask,
+        make_splash_mha_single_device,
     )
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     _, tokens, heads, head_dim = query.shape
-    mask = masks.CausalMask((tokens, tokens)) if causal else masks.FullMask((tokens, tokens))
     # The largest tile of at most 1024 that divides the tokens.
-    block = next(n for n in (1024, 512, 256, _SPLASH_TILE) if tokens % n == 0)
-    kernel = splash.make_splash_mha_single_device(
-        masks.MultiHeadMask([mask] * heads),
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_kv_dkv_compute=block,
+    tile = next(n for n in (1024, 512, 256, _SPLASH_TILE) if tokens % n == 0)
+    kernel = make_splash_mha_single_device(
+        MultiHeadMask([FullMask((tokens, tokens))] * heads),
+        block_sizes=BlockSizes(
+            block_q=tile,
+            block_kv=tile,
+            block_q_dkv=tile,
+            block_kv_dkv=tile,
+            block_kv_dkv_compute=tile,
             use_fused_bwd_kernel=True,
         ),
     )
     # Splash scales nothing and wants (heads, tokens, d).
     heads_first = [x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value)]
-    return jax.vmap(kernel)(*heads_first).swapaxes(1, 2)
+    return cast(jax.Array, jax.vmap(kernel)(*heads_first)).swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""Reading the `config.json` of diffusers and transformers: what a net cannot do is refused by name."""
+"""Reading the `config.json` of diffusers and transformers: what a net cannot do is refused."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -25,7 +25,8 @@ def check_fields(
       inert: fields that change nothing here.
       faults: what else the caller found wrong.
     Raises:
-      UserError: every missing field, every fixed one with another value, every unknown one that is switched on.
+      UserError: every missing field, every fixed one with another value, every unknown one that is
+        switched on.
     """
     found = [*faults]
     found += [f"{name} is missing" for name in read if name not in config]

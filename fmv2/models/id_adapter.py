@@ -1,12 +1,13 @@
 """Everything the identity channel learns, as a module of its own beside the frozen U-Net.
 
-Papers: Face-MakeUpV2 (arXiv 2510.21775); Ye et al. 2023 (IP-Adapter). The files are those of IP-Adapter-FaceID-PlusV2:
-the projector equals diffusers 0.42's `IPAdapterFaceIDPlusImageProjection`, and what the layers hold is applied by
+Papers: Face-MakeUpV2 (arXiv 2510.21775); Ye et al. 2023 (IP-Adapter). The files are those of
+IP-Adapter-FaceID-PlusV2: the projector equals diffusers 0.42's
+`IPAdapterFaceIDPlusImageProjection`, and what the layers hold is applied by
 `fmv2.models.transformer.Attention`.
 """
 
 import dataclasses
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
@@ -48,7 +49,7 @@ class IdAdapterConfig:
 
 
 class PerceiverAttention(nnx.Module):
-    """Queries from the latents, keys and values from features and latents together; heads of 64 channels."""
+    """Queries from the latents, keys and values from features and latents; heads of 64 channels."""
 
     def __init__(self, dim: int, heads: int, **options: Unpack[Options]):
         self.heads = heads
@@ -149,7 +150,10 @@ class Projector(nnx.Module):
 
 
 class AdapterLayer(nnx.Module):
-    """What one attention layer of the U-Net learns; keys and values of the ID tokens only where it attends to text."""
+    """What one attention layer of the U-Net learns.
+
+    Keys and values of the ID tokens only where the layer attends to text.
+    """
 
     def __init__(
         self, layer: AttentionLayer, *, rank: int, alpha: float | None, **options: Unpack[Options]
@@ -195,7 +199,7 @@ class IdAdapter(nnx.Module):
         rngs: nnx.Rngs,
         **fields,
     ) -> Self:
-        """A fresh adapter as published: a LoRA that adds nothing, and keys and values of the text for the ID tokens.
+        """A fresh adapter as published: a LoRA that adds nothing, the text's keys and values.
 
         `fields` replaces defaults of `IdAdapterConfig`.
         """
@@ -214,7 +218,7 @@ def mix_identities(
     face_features: Float[Array, "people b k f"],
     weights: Float[Array, " people"],
 ) -> tuple[Float[Array, "b e"], Float[Array, "b k f"]]:
-    """One identity out of several: the weighted means of both, the embedding brought back to unit length.
+    """One identity out of several: the weighted means of both, the embedding at unit length.
 
     Args:
       id_embeddings: of unit length.
@@ -234,7 +238,7 @@ def mix_identities(
     return embedding, jnp.einsum("p,pbkf->bkf", weights, face_features)
 
 
-def _submodule(net, path: str):
+def _submodule(net: Any, path: str) -> Any:
     for part in path.split("."):
         net = net[int(part)] if part.isdigit() else getattr(net, part)
     return net

@@ -1,4 +1,4 @@
-"""The layers that the nets of Stable Diffusion share. Layout NHWC, attributes named as in diffusers."""
+"""The layers that the nets of Stable Diffusion share. NHWC, attributes named as in diffusers."""
 
 import math
 from typing import TypedDict, Unpack
@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Num
 class Options(TypedDict):
     """What every layer is made with.
 
-    `dtype` is that of its arithmetic (None: whatever input and weights promote to), `param_dtype` that of its weights.
+    `dtype` is that of its arithmetic (None: whatever input and weights promote to), `param_dtype`
+    that of its weights.
     """
 
     dtype: DTypeLike | None
@@ -24,9 +25,10 @@ class Options(TypedDict):
 class GroupNorm(nnx.Module):
     """torch.nn.GroupNorm over the channels of an NHWC map, statistics in float32.
 
-    `nnx.GroupNorm` splits the channels into (groups, channels per group) while the map is still large; on TPU a last
-    dimension of ten is padded to 128. Here each channel is summed over space first and only those sums are grouped, so
-    that the map is read once for its statistics and once to be scaled.
+    `nnx.GroupNorm` splits the channels into (groups, channels per group) while the map is still
+    large; on TPU a last dimension of ten is padded to 128. Here each channel is summed over space
+    first and only those sums are grouped, so that the map is read once for its statistics and once
+    to be scaled.
     """
 
     def __init__(self, groups: int, features: int, *, epsilon: float, **options: Unpack[Options]):
@@ -59,7 +61,8 @@ class GroupNorm(nnx.Module):
 class TimestepEmbedding(nnx.Module):
     """Sinusoids of the timestep (cosines first, as SD has it) through two linear layers.
 
-    Source: Ho et al. 2020; equals diffusers' `get_timestep_embedding(flip_sin_to_cos=True)` and `TimestepEmbedding`.
+    Source: Ho et al. 2020; equals diffusers' `get_timestep_embedding(flip_sin_to_cos=True)` and
+      `TimestepEmbedding`.
     """
 
     def __init__(self, channels: int, **options: Unpack[Options]):
@@ -76,7 +79,7 @@ class TimestepEmbedding(nnx.Module):
 
 
 class ResnetBlock(nnx.Module):
-    """Two normed 3×3 convolutions beside a shortcut; the time embedding, where there is one, enters between them.
+    """Two normed 3×3 convolutions beside a shortcut; the time embedding enters between them.
 
     Equals diffusers' `ResnetBlock2D` with `time_embedding_norm="default"`.
     """
@@ -125,7 +128,7 @@ class Upsample(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
     ) -> Float[Array, "b h2 w2 c"]:
-        """The map at twice its size, or one row or column less where `size` says so (the skip of an odd map)."""
+        """The map at twice its size, or at `size`, one less where the skip connection is odd."""
         x = x.repeat(2, axis=1).repeat(2, axis=2)
         if size is not None:
             x = x[:, : size[0], : size[1]]
@@ -135,7 +138,8 @@ class Upsample(nnx.Module):
 class Lora(nnx.Module):
     """A low-rank addition to a linear layer: x ↦ scale · up(down(x)), scale = alpha / rank or 1.
 
-    Source: Hu et al. 2021; initialised as diffusers' `LoRALinearLayer`: down ~ N(0, 1/rank), up = 0.
+    Source: Hu et al. 2021; initialised as diffusers' `LoRALinearLayer`: down ~ N(0, 1/rank), up =
+      0.
     """
 
     def __init__(
@@ -163,10 +167,12 @@ def lora_linear(
     dtype = linear.dtype or jnp.result_type(x, linear.kernel)
     down, up = lora.down.kernel[...].astype(jnp.float32), lora.up.kernel[...].astype(jnp.float32)
     x, kernel = x.astype(dtype), linear.kernel[...].astype(dtype)
-    if merges(math.prod(x.shape[:-1]), *kernel.shape, down.shape[1], dtype):
+    tokens, (inner, outer) = math.prod(x.shape[:-1]), kernel.shape
+    if merges(tokens, inner, outer, down.shape[1], dtype):
         y = x @ (kernel + lora.scale * (down @ up)).astype(dtype)
     else:
-        # Summed in float32 before the one rounding: a small addition would vanish beside a rounded product.
+        # Summed in float32 before the one rounding: a small addition would vanish beside a rounded
+        # product.
         low = jnp.matmul(x, down.astype(dtype))
         y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
         y = y + jnp.matmul(low, up.astype(dtype) * lora.scale, preferred_element_type=jnp.float32)
@@ -175,11 +181,13 @@ def lora_linear(
 
 
 def merges(tokens: int, in_features: int, out_features: int, rank: int, dtype: DTypeLike) -> bool:
-    """Whether adding B·A into the weight costs fewer multiplications, forward and backward, than a path beside it.
+    """Whether adding B·A into the weight costs less, forward and backward, than a path beside it.
 
-    Beside: tokens · rank · (in + out), three times (once forward, twice backward). Merged: in · rank · out three times,
-    and once the gradient of the whole weight, tokens · in · out. Half precision never merges: the frozen weight lies on
-    the grid of its dtype, and an addition below half a step would be rounded away whole.
+    Beside: tokens · rank · (in + out), three times (once forward, twice backward). Merged: in ·
+      rank · out three times,
+    and once the gradient of the whole weight, tokens · in · out. Half precision never merges: the
+    frozen weight lies on the grid of its dtype, and an addition below half a step would be rounded
+    away whole.
     """
     if jnp.finfo(dtype).bits < 32:
         return False

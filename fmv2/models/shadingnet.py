@@ -1,7 +1,7 @@
 """ShadingNet: a ControlNet over the physical shading map, its context the ID tokens.
 
-Papers: Face-MakeUpV2 (arXiv 2510.21775); Zhang et al. 2023 (ControlNet). Equals diffusers 0.42's `ControlNetModel`.
-Layout NHWC.
+Papers: Face-MakeUpV2 (arXiv 2510.21775); Zhang et al. 2023 (ControlNet). Equals diffusers 0.42's
+`ControlNetModel`. Layout NHWC.
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from fmv2.models.attention import AttentionChoice
+from fmv2.models.encoder import Encoder, EncoderConfig, MidBlock
 from fmv2.models.layers import Options
 from fmv2.models.transformer import Given
-from fmv2.models.unet import Encoder, EncoderConfig, MidBlock, Residuals, UNet, UNetConfig
+from fmv2.models.unet import Residuals, UNet, UNetConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShadingNetConfig(EncoderConfig):
-    """The shape of a ShadingNet: that of the U-Net's way down, and of the embedding of the shading map."""
+    """The shape of a ShadingNet: of the U-Net's way down, and of the shading map's embedding."""
 
     conditioning_channels: int = 3
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
@@ -40,7 +41,8 @@ class ShadingNetConfig(EncoderConfig):
         """From diffusers' `config.json`.
 
         Raises:
-          UserError: fields that are missing or ask for arithmetic this net does not have, all of them named.
+          UserError: fields that are missing or ask for arithmetic this net does not have, all of
+            them named.
         """
         own = ("conditioning_channels", "conditioning_embedding_out_channels")
         shared = cls.shared_fields(
@@ -69,7 +71,7 @@ class ShadingNetConfig(EncoderConfig):
 
 
 class ShadingEmbedding(nnx.Module):
-    """The shading map brought to size and width of the first map; its last convolution begins at zero."""
+    """The shading map at size and width of the first map; its last convolution begins at zero."""
 
     def __init__(self, config: ShadingNetConfig, **options: Unpack[Options]):
         widths = config.conditioning_embedding_out_channels
@@ -121,7 +123,7 @@ class ShadingNet(Encoder):
             channels[-1], channels[-1], kernel_init=zeros, **options
         )
         self.config = config
-        self.attention = attention
+        self.attention: AttentionChoice = attention
 
     @classmethod
     def from_unet(
@@ -133,7 +135,7 @@ class ShadingNet(Encoder):
         attention: AttentionChoice = "auto",
         rngs: nnx.Rngs,
     ) -> Self:
-        """A fresh ShadingNet as published: the U-Net's way down and middle, behind convolutions of zeros."""
+        """A fresh ShadingNet as published: the U-Net's first half, behind convolutions of zeros."""
         config = ShadingNetConfig.for_unet(unet.config)
         net = cls(config, dtype=dtype, param_dtype=param_dtype, attention=attention, rngs=rngs)
         for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
@@ -167,7 +169,8 @@ class ShadingNet(Encoder):
             factor = 2 ** (len(self.config.conditioning_embedding_out_channels) - 1)
             want = (factor * x.shape[1], factor * x.shape[2])
             raise ValueError(
-                f"shading must be {want} pixels for latents of {x.shape[1:3]}, got {shading.shape[1:3]}"
+                f"shading must be {want} pixels for latents of {x.shape[1:3]}, "
+                f"got {shading.shape[1:3]}"
             )
         time = self.time_embedding(timesteps, x.dtype)
         x, skips, _ = self.descend(x + embedded, time, given)

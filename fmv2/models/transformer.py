@@ -1,11 +1,11 @@
-"""The transformer blocks of the U-Net: self-attention, cross-attention to text and identity, and a gated feed-forward.
+"""The transformer blocks of the U-Net: self-attention, cross-attention to text and identity, and a
+gated feed-forward.
 
-Equal to diffusers 0.42's `Attention`, `BasicTransformerBlock` and `Transformer2DModel`, with the adapter as an argument
-where diffusers replaces the attention processors.
+Equal to diffusers 0.42's `Attention`, `BasicTransformerBlock` and `Transformer2DModel`, with the
+adapter as an argument where diffusers replaces the attention processors.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from fmv2.models.layers import GroupNorm, Options, lora_linear
 if TYPE_CHECKING:
     from fmv2.models.id_adapter import IdAdapter
 
-AttentionMaps = Mapping[int, Float[Array, "b heads q k"]]
+AttentionMaps = dict[int, Float[Array, "b heads q k"]]
 """Text cross-attention probabilities, float32, by the layer's number in the attention order."""
 
 
@@ -88,7 +88,9 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """x ↦ proj_out(value · gelu(gate)), value and gate halves of one projection (GEGLU, exact gelu)."""
+    """x ↦ proj_out(value · gelu(gate)), value and gate halves of one projection (GEGLU, exact
+    gelu).
+    """
 
     def __init__(self, dim: int, **options: Unpack[Options]):
         self.proj_in = nnx.Linear(dim, 8 * dim, **options)
@@ -122,7 +124,9 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """A transformer block over the pixels of a map. Its projections are linear: a 1×1 convolution is one too."""
+    """A transformer block over the pixels of a map. Its projections are linear: a 1×1
+    convolution is one too.
+    """
 
     def __init__(
         self,
