@@ -4,32 +4,30 @@ Written with the towers' prefixes, which every version of transformers loads. `C
 version 5 itself writes its names without one: these are aliases.
 """
 
-from convert.rules import CONV, LINEAR, SAME, Ignore, Layout, Rule, Table, prefixed
-
-
-def _rules(name: str, weight: str, layout: Layout = SAME) -> tuple[Rule, ...]:
-    return Rule(f"{name}.weight", f"{name}.{weight}", layout), Rule(f"{name}.bias", f"{name}.bias")
-
+from convert.rules import CONV, LINEAR, Ignore, Rule, Table, linear, norm, prefixed
 
 _LAYER = "encoder.layers.{i}"
 _ENCODER = (
-    *(rule for x in "qkv" for rule in _rules(f"{_LAYER}.self_attn.{x}_proj", "kernel", LINEAR)),
-    *_rules(f"{_LAYER}.self_attn.out_proj", "kernel", LINEAR),
-    *_rules(f"{_LAYER}.mlp.fc{{j}}", "kernel", LINEAR),
-    *_rules(f"{_LAYER}.layer_norm{{j}}", "scale"),
+    *(
+        rule
+        for name in ("q", "k", "v", "out")
+        for rule in linear(f"{_LAYER}.self_attn.{name}_proj")
+    ),
+    *linear(f"{_LAYER}.mlp.fc{{j}}"),
+    *norm(f"{_LAYER}.layer_norm{{j}}"),
     Rule("embeddings.position_embedding.weight", "embeddings.position_embedding.embedding"),
 )
 _TEXT = (
     *_ENCODER,
     Rule("embeddings.token_embedding.weight", "embeddings.token_embedding.embedding"),
-    *_rules("final_layer_norm", "scale"),
+    *norm("final_layer_norm"),
 )
 _VISION = (
     *_ENCODER,
     Rule("embeddings.class_embedding", "embeddings.class_embedding"),
     Rule("embeddings.patch_embedding.weight", "embeddings.patch_embedding.kernel", CONV),
-    *_rules("pre_layrnorm", "scale"),
-    *_rules("post_layernorm", "scale"),
+    *norm("pre_layrnorm"),
+    *norm("post_layernorm"),
 )
 
 

@@ -1,21 +1,6 @@
 """The weights of `AutoencoderKL`, diffusers' names."""
 
-from convert.rules import CONV, CONV1X1_AS_LINEAR, LINEAR, Rule, Table
-
-
-def _norm(torch: str) -> tuple[Rule, ...]:
-    return Rule(f"{torch}.weight", f"{torch}.scale"), Rule(f"{torch}.bias", f"{torch}.bias")
-
-
-def _conv(torch: str) -> tuple[Rule, ...]:
-    return Rule(f"{torch}.weight", f"{torch}.kernel", CONV), Rule(f"{torch}.bias", f"{torch}.bias")
-
-
-def _conv1x1(torch: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"{torch}.weight", f"{torch}.kernel", CONV1X1_AS_LINEAR),
-        Rule(f"{torch}.bias", f"{torch}.bias"),
-    )
+from convert.rules import LINEAR, Rule, Table, conv, conv1x1, norm
 
 
 def _attention(torch: str, flax: str, old: str) -> tuple[Rule, ...]:
@@ -29,16 +14,16 @@ def _attention(torch: str, flax: str, old: str) -> tuple[Rule, ...]:
 
 VAE = Table(
     rules=(
-        *_norm("{path}.norm{i}"),
-        *_norm("{path}.group_norm"),
-        *_norm("{path}.conv_norm_out"),
-        *_conv("{path}.conv_in"),
-        *_conv("{path}.conv{i}"),
-        *_conv("{path}.conv"),
-        *_conv("{path}.conv_out"),
-        *_conv1x1("{path}.conv_shortcut"),
-        *_conv1x1("quant_conv"),
-        *_conv1x1("post_quant_conv"),
+        *norm("{path}.norm{i}"),
+        *norm("{path}.group_norm"),
+        *norm("{path}.conv_norm_out"),
+        *conv("{path}.conv_in"),
+        *conv("{path}.conv{i}"),
+        *conv("{path}.conv"),
+        *conv("{path}.conv_out"),
+        *conv1x1("{path}.conv_shortcut"),
+        *conv1x1("quant_conv"),
+        *conv1x1("post_quant_conv"),
         *_attention("to_q", "to_q", "query"),
         *_attention("to_k", "to_k", "key"),
         *_attention("to_v", "to_v", "value"),
