@@ -27,6 +27,15 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Base:
+    """What a Stable Diffusion folder holds beside its nets."""
+
+    tokenizer: Path
+    """The folder of its files."""
+    scheduler: Config
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """What a path holds. Nothing but names, shapes and dtypes has been read yet."""
 
@@ -35,8 +44,7 @@ class Source:
     parts: Mapping[str, Part]
     """By component: unet, vae, text_encoder, image_encoder, face_encoder, shadingnet, adapter; or
     lora, which is a part of an adapter."""
-    tokenizer: Path | None = None
-    scheduler: Config | None = None
+    base: Base | None = None
     unknown: tuple[str, ...] = ()
     """Names of tensors that belong to no component."""
     notes: tuple[str, ...] = ()
@@ -109,8 +117,7 @@ def _diffusers_folder(path: Path) -> Source:
         path,
         "Face-MakeUpV2 folder" if "adapter" in parts else "Stable Diffusion folder",
         parts,
-        tokenizer=path / "tokenizer",
-        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
+        base=Base(path / "tokenizer", read_json(path / "scheduler" / "scheduler_config.json")),
         unknown=tuple(unknown),
         notes=(f"{' and '.join(left_out)} left out",) if left_out else (),
     )

@@ -55,7 +55,7 @@ def open_file(path: Path) -> Tensors:
     if head[:2] in (b"PK", b"\x80\x02"):
         return open_pickle(path)
     if head[:1] == b"\x08":  # the tag of ModelProto.ir_version, which every exporter writes first
-        from convert.onnx import open_arcface
+        from convert.arcface_onnx import open_arcface
 
         return open_arcface(path)
     raise UserError(
@@ -244,7 +244,7 @@ def _foreign_classes(path: Path, error: Exception) -> list[str]:
 
     try:
         return sorted(get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a legacy file: torch's error alone names a class
+    except (ValueError, RuntimeError):  # a legacy file, where torch's error alone names a class
         return re.findall(r"GLOBAL (\S+)", str(error))[:1]
 
 

@@ -1,0 +1,1 @@
+"""The subcommands of `fmv2 convert`, one file each."""

@@ -1,0 +1,196 @@
+"""The components of a Face-MakeUpV2 model: how each is shaped, built, named and stored."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convert import engine
+from convert.kinds import Part
+from convert.rules import Table
+from convert.sources import Tensors
+from convert.tables import arcface, clip, id_adapter, shadingnet, unet, vae
+from fmv2.errors import UserError
+from fmv2.models.arcface import ArcFace, ArcFaceConfig
+from fmv2.models.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
+from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
+from fmv2.models.unet import UNet, UNetConfig
+from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig
+
+Sharding = Callable[[str], jax.sharding.Sharding] | jax.sharding.Sharding | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One net."""
+
+    net: Callable[..., nnx.Module]
+    shape: Callable[[Part, Any], Any]
+    """Its config, from the file and the config of the U-Net, on which only some depend."""
+    table: Callable[[Any], Table]
+    title: str
+    file: str = "diffusion_pytorch_model.safetensors"
+    """Its weights in a folder of its own, by the name that its stock class looks for."""
+
+
+def _configured(
+    from_config: Callable[[Mapping[str, Any]], Any],
+) -> Callable[[Part, Any], Any]:
+    def shape(part: Part, _: UNetConfig | None):
+        if part.config is None:
+            raise UserError("its config.json is missing beside the weights")
+        return from_config(part.config)
+
+    return shape
+
+
+def _shadingnet_config(part: Part, unet: UNetConfig) -> ShadingNetConfig:
+    """From `config.json`; where there is none, from the U-Net's and the widths in the file."""
+    if part.config is not None:
+        return ShadingNetConfig.from_config(part.config)
+    embedding = "controlnet_cond_embedding"
+    first = f"{embedding}.conv_in.weight"
+    fields: dict[str, Any] = {}
+    if first in part.tensors:
+        width, fields["conditioning_channels"] = part.tensors[first].shape[:2]
+        widths, i = [width], 1
+        while (name := f"{embedding}.blocks.{i}.weight") in part.tensors:
+            widths.append(part.tensors[name].shape[0])
+            i += 2
+        fields["conditioning_embedding_out_channels"] = tuple(widths)
+    return ShadingNetConfig.for_unet(unet, **fields)
+
+
+def _adapter_config(part: Part, unet: UNetConfig) -> IdAdapterConfig:
+    """From the U-Net's config and the widths in the file, which has no other config."""
+    resampler = "image_proj.perceiver_resampler"
+    sizes = {
+        "id_dim": ("image_proj.proj.0.weight", 1, 1),
+        "num_tokens": ("image_proj.proj.2.weight", 0, unet.cross_attention_dim),
+        "face_dim": (f"{resampler}.proj_in.weight", 1, 1),
+        "resampler_heads": (f"{resampler}.layers.0.0.to_q.weight", 0, 64),
+        "rank": ("ip_adapter.0.to_q_lora.down.weight", 0, 1),
+    }
+    fields = {
+        field: part.tensors[name].shape[axis] // unit
+        for field, (name, axis, unit) in sizes.items()
+        if name in part.tensors
+    }
+    depth = sum(f"{resampler}.layers.{i}.0.to_q.weight" in part.tensors for i in range(64))
+    return IdAdapterConfig.for_unet(unet, **fields, resampler_depth=depth)
+
+
+def _arcface_config(part: Part, _: UNetConfig | None) -> ArcFaceConfig:
+    """From the widths in the file, which has no other config."""
+    stages = range(1, 5)
+    blocks = {
+        (int(found[1]), int(found[2])): ref.shape[0]
+        for name, ref in part.tensors.items()
+        if (found := re.fullmatch(r"layer(\d)\.(\d+)\.conv1\.weight", name))
+    }
+    if not {(stage, 0) for stage in stages} <= set(blocks) or "fc.weight" not in part.tensors:
+        raise UserError("not an IResNet: it lacks fc.weight or one of layer1 to layer4")
+    embedding_size, flat = part.tensors["fc.weight"].shape
+    one, two, three, four = (sum(stage == s for s, _ in blocks) for stage in stages)
+    return ArcFaceConfig(
+        layers=(one, two, three, four),
+        widths=(blocks[1, 0], blocks[2, 0], blocks[3, 0], blocks[4, 0]),
+        embedding_size=embedding_size,
+        image_size=16 * math.isqrt(flat // blocks[4, 0]),
+    )
+
+
+COMPONENTS: Mapping[str, Component] = {
+    "unet": Component(UNet, _configured(UNetConfig.from_config), unet.table, "U-Net"),
+    "vae": Component(
+        AutoencoderKL, _configured(AutoencoderKLConfig.from_config), lambda _: vae.VAE, "VAE"
+    ),
+    "text_encoder": Component(
+        CLIPTextModel,
+        _configured(CLIPTextConfig.from_config),
+        lambda _: clip.CLIP_TEXT,
+        "CLIP text encoder",
+        "model.safetensors",
+    ),
+    "image_encoder": Component(
+        CLIPVisionModelWithProjection,
+        _configured(CLIPVisionConfig.from_config),
+        lambda _: clip.CLIP_VISION,
+        "CLIP image encoder",
+        "model.safetensors",
+    ),
+    "face_encoder": Component(
+        ArcFace, _arcface_config, arcface.table, "ArcFace", "model.safetensors"
+    ),
+    "shadingnet": Component(ShadingNet, _shadingnet_config, shadingnet.table, "ShadingNet"),
+    "adapter": Component(
+        IdAdapter,
+        _adapter_config,
+        lambda _: id_adapter.TABLE,
+        "ID adapter",
+        # ComfyUI tells PlusV2 by its file's name.
+        "face-makeup-plusv2.safetensors",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to load a component: its abstract net, its table, and the tensors to fill it with."""
+
+    net: Any
+    table: Table
+    tensors: Tensors
+
+    def load(self, name: str, dtype: DTypeLike | None) -> Any:
+        """The net with its weights."""
+        return engine.load(self.net, self.tensors, self.table, name=name, dtype=dtype)
+
+
+def _build(net: Callable[..., Any], config: Any) -> Any:
+    return net(config, rngs=nnx.Rngs(0))
+
+
+def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str, Plan]:
+    """How to load each part; nothing is read before all of them are known to fit.
+
+    Args:
+      parts: by component.
+      unet: the U-Net that adapter and ShadingNet belong to; None is the one among the parts.
+    Raises:
+      ConversionError: every field of a configuration that is not supported, every tensor that is
+        missing, unknown or of another shape, in all components.
+    """
+    plans, faults = {}, []
+    for name in COMPONENTS:  # the U-Net first
+        if name not in parts:
+            continue
+        component, part = COMPONENTS[name], parts[name]
+        try:
+            config = component.shape(part, unet)
+            net = nnx.eval_shape(functools.partial(_build, component.net, config))
+            table = component.table(config)
+            engine.check(net, part.tensors, table, name=name)
+        except ValueError as e:
+            faults += [f"{name}: {fault}" for fault in getattr(e, "faults", [str(e)])]
+            if name == "unet":
+                break  # the others depend on it
+            continue
+        plans[name] = Plan(net, table, part.tensors)
+        if name == "unet":
+            unet = config
+    if faults:
+        raise engine.ConversionError("does not fit", faults)
+    return plans
