@@ -186,7 +186,7 @@ def _conv(channels: int, out_channels: int, size: int, stride: int, options: Opt
     )
 
 
-def _unpromoted(arrays: tuple[jax.Array, ...], **_) -> tuple[jax.Array, ...]:
+def _unpromoted(arrays, **_):
     """Instead of Flax's promotion, which would round the statistics to the compute dtype."""
     return arrays
 

@@ -26,7 +26,10 @@ from fmv2.models.clip import (
 from tests.parity import randomize_, refs, relative_error, to_nchw, to_nhwc
 
 TEXT, VISION = CLIPTextConfig.tiny(), CLIPVisionConfig.tiny()
-SD2_TEXT = dataclasses.replace(TEXT, hidden_act="gelu", hidden_size=48, num_attention_heads=3)
+# With tokens above the end token, as textual inversion adds them.
+SD2_TEXT = dataclasses.replace(
+    TEXT, hidden_act="gelu", hidden_size=48, num_attention_heads=3, eos_token_id=90
+)
 ODD_VISION = dataclasses.replace(
     VISION, hidden_act="gelu", image_size=30, num_channels=4, layer_norm_eps=1e-3
 )
@@ -77,7 +80,9 @@ def run(net, *inputs):
 def texts(config):
     """Texts that end early, late and at once, padded with the end token or with another."""
     end = config.eos_token_id
-    ids = np.random.default_rng(0).integers(3, end, size=(4, config.max_position_embeddings))
+    shape = (4, config.max_position_embeddings)
+    ids = np.random.default_rng(0).integers(3, config.vocab_size, size=shape)
+    ids[ids == end] = 3
     ids[0, 5:] = end
     ids[1, -1] = end
     ids[2, 0] = end
@@ -295,6 +300,21 @@ def test_absent_fields_are_transformers_defaults():
         (CLIPVisionConfig, transformers.CLIPVisionConfig),
     ):
         assert ours.from_config({}) == ours.from_config(theirs().to_dict())
+
+
+def test_fields_of_a_tower_under_either_name_are_read():
+    config = {
+        "model_type": "clip",
+        "projection_dim": 40,
+        "text_config": {"hidden_size": 64, "num_hidden_layers": 3},
+        "text_config_dict": {"hidden_size": 128},
+        "vision_config": {"patch_size": 16},
+        "vision_config_dict": None,
+    }
+    expected = CLIPTextConfig(hidden_size=128, num_hidden_layers=3, projection_dim=40)
+    assert CLIPTextConfig.from_config(config) == expected
+    expected = CLIPVisionConfig(patch_size=16, projection_dim=40)
+    assert CLIPVisionConfig.from_config(config) == expected
 
 
 def test_unsupported_configs_are_refused_by_name():
