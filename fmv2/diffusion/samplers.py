@@ -43,9 +43,9 @@ def ddim(schedule: NoiseSchedule, num_steps: int, *, eta: float = 0.0, start: in
             f"timestep {timesteps[0]} has zero SNR, where noise prediction leaves x0 undefined: "
             "use a v_prediction model, or set rescale_betas_zero_snr to False"
         )
-    noise = eta * np.sqrt((1 - a_previous) / (1 - a) * (1 - a / a_previous))
+    variance = eta**2 * (1 - a_previous) / (1 - a) * (1 - a / a_previous)
     # The weight of ε, which is (x - sqrt(a) x̂0) / sqrt(1 - a).
-    direction = np.sqrt(np.maximum(1 - a_previous - noise**2, 0)) / np.sqrt(1 - a)
+    direction = np.sqrt((1 - a_previous - variance) / (1 - a))
     return _sampler(
         schedule.prediction_type,
         timesteps,
@@ -53,7 +53,7 @@ def ddim(schedule: NoiseSchedule, num_steps: int, *, eta: float = 0.0, start: in
         sigma=np.sqrt(1 - a),
         latents=direction,
         x0=np.sqrt(a_previous) - direction * np.sqrt(a),
-        noise=noise,
+        noise=np.sqrt(variance),
         init_noise_sigma=None if start else 1.0,
     )
 

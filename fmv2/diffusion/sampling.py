@@ -130,7 +130,7 @@ def _run(
     def step(state, row_and_index):
         latents, previous_x0 = state
         row, index = row_and_index
-        output = denoise(row.input_scale * latents, row.timestep).astype(jnp.float32)
+        output = denoise(row.input_scale * latents, row.timestep)
         x0 = row.x0_from_latents * latents + row.x0_from_output * output
         latents = row.latents * latents + row.x0 * x0 + row.previous_x0 * previous_x0
         if noise_key is not None:
