@@ -1,7 +1,6 @@
 """The components of a Face-MakeUpV2 model: how each is shaped, built, named and stored."""
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -159,8 +158,20 @@ class Plan:
         return engine.load(self.net, self.tensors, self.table, name=name, dtype=dtype)
 
 
-def _build(net: Callable[..., Any], config: Any) -> Any:
-    return net(config, rngs=nnx.Rngs(0))
+class _OneKey:
+    """Stands in for `nnx.Rngs` where weights are described and not drawn.
+
+    Under tracing, the counter of a real one costs time quadratic in the number of layers.
+    """
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
+def abstract(net: Callable[..., Any], config: Any) -> Any:
+    """A net of this config whose leaves have shape and dtype, and no values."""
+    rngs: Any = _OneKey()
+    return nnx.eval_shape(lambda: net(config, rngs=rngs))
 
 
 def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str, Plan]:
@@ -180,7 +191,7 @@ def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str,
         component, part = COMPONENTS[name], parts[name]
         try:
             config = component.shape(part, unet)
-            net = nnx.eval_shape(functools.partial(_build, component.net, config))
+            net = abstract(component.net, config)
             table = component.table(config)
             engine.check(net, part.tensors, table, name=name)
         except ValueError as e:

@@ -4,6 +4,9 @@ It has every part of Stable Diffusion 1.5 and of Face-MakeUpV2, down to the 32 a
 widths that any machine runs.
 """
 
+# diffusers annotates its configurations loosely and does not declare what it exports.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
+
 import json
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +19,6 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from flax import nnx
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
@@ -26,6 +28,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from convert.components import abstract
 from convert.engine import torch_shapes
 from convert.peers import IResNet
 from convert.tables import id_adapter
@@ -125,10 +128,10 @@ def model_bin(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def adapter(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """An adapter for this U-Net, under the names of IP-Adapter-FaceID-PlusV2, `image_proj.*` and `ip_adapter.*`."""
+    """An adapter for this U-Net, under the names of IP-Adapter-FaceID-PlusV2."""
     shape = UNetConfig.from_config(json.loads(unet.to_json_string()))
     config = IdAdapterConfig.for_unet(shape, id_dim=_ID_DIM, face_dim=_FACE_DIM, rank=4)
-    net = nnx.eval_shape(lambda: IdAdapter(config, rngs=nnx.Rngs(0)))
+    net = abstract(IdAdapter, config)
     return {
         key: torch.randn(shape) * shape[-1] ** -0.5
         if len(shape) > 1

@@ -4,6 +4,9 @@ The PyTorch side is stock: diffusers' and transformers' classes load the folder 
 would, the adapter through `load_ip_adapter`. Only ArcFace, which no library ships, is ours.
 """
 
+# diffusers annotates its configurations loosely and does not declare what it exports.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
+
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -137,9 +140,7 @@ def _denoisers(model: Model, pipeline: Any, folder: Path) -> Iterator[Deviation]
     if model.shadingnet is None:
         return
     shading = _shading(model.shadingnet, side)
-    peer = ControlNetModel.from_pretrained(
-        folder, subfolder="shadingnet", dtype=torch.float32
-    )
+    peer = ControlNetModel.from_pretrained(folder, subfolder="shadingnet", dtype=torch.float32)
     down, mid = peer(*given, tokens, _nchw(shading), _SHADING_SCALE, return_dict=False)
     residuals = model.shadingnet(latents, timesteps, id_tokens, shading, _SHADING_SCALE)
     expected = [_nhwc(x) for x in (*down, mid)]

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from convert.components import COMPONENTS, plan
+from convert.components import COMPONENTS, abstract, plan
 from convert.engine import ConversionError, TensorRef, torch_shapes
 from convert.kinds import Part, Source, identify
 from fmv2.errors import UserError
@@ -73,7 +72,7 @@ def _completed(lora: Part, unet: UNetConfig) -> Part:
     """The LoRA in an adapter that lacks nothing else."""
     component = COMPONENTS["adapter"]
     config = component.shape(lora, unet)
-    net = nnx.eval_shape(lambda: component.net(config, rngs=nnx.Rngs(0)))
+    net = abstract(component.net, config)
     rest = {
         name: TensorRef(shape, np.dtype(np.float32), read=lambda: np.zeros(()))
         for name, shape in torch_shapes(net, component.table(config)).items()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tyro.conf import Positional
 
 from fmv2.errors import UserError
@@ -19,6 +19,9 @@ def verify(folder: Positional[Path], /, *, tolerance: float = 1e-4) -> int:
       tolerance: the largest relative error: max |flax - torch| / max |torch|.
     """
     try:
+        from convert.quiet import quiet
+
+        quiet()
         from convert.verification import compare
     except ImportError as e:
         raise UserError(f"verify runs PyTorch: pip install 'fmv2[torch]' ({e})") from e
@@ -29,7 +32,7 @@ def verify(folder: Positional[Path], /, *, tolerance: float = 1e-4) -> int:
         for deviation in compare(folder):
             deviations.append(deviation)
             status.update(f"{deviation.component} done")
-    table = Table("component", "max absolute error", "max relative error", "")
+    table = Table(Column("component", no_wrap=True), "max absolute", "max relative", "")
     good = []
     for deviation in deviations:
         good.append(deviation.relative <= tolerance)
