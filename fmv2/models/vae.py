@@ -5,8 +5,7 @@ Paper: Rombach et al. 2022 (latent diffusion), the KL-regularised variant. Equal
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self, Unpack
 
 import jax
@@ -19,10 +18,9 @@ from fmv2.errors import UserError
 from fmv2.models.attention import attention
 from fmv2.models.config import check_fields
 from fmv2.models.layers import GroupNorm, Options, ResnetBlock, Upsample
+from fmv2.models.tiling import decode_tiles
 
 _EPSILON = 1e-6
-# Share of a tile that it has in common with its neighbour, diffusers' own.
-_TILE_OVERLAP = 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -381,50 +379,7 @@ class AutoencoderKL(nnx.Module):
         tile = self.config.sample_size // self.config.downscale
         if max(latents.shape[1:3]) <= tile:
             return self._decode(latents)
-        return _tiled(self._decode, latents, tile, self.config.downscale)
-
-
-def _tiled(
-    decode: Callable[[jax.Array], jax.Array], latents: jax.Array, tile: int, upscale: int
-) -> jax.Array:
-    """Tile by tile; each one's first rows and columns fade in over its finished neighbours."""
-    step = int(tile * (1 - _TILE_OVERLAP))
-    seam = int(tile * upscale * _TILE_OVERLAP)
-    kept = tile * upscale - seam
-    rows, columns = (range(0, side, step) for side in latents.shape[1:3])
-
-    # The tiles at the far edges are smaller. Those of one shape share one loop: the activations of
-    # one are in memory at a time, and the program does not grow with the image.
-    by_shape: dict[tuple[int, ...], dict[tuple[int, int], jax.Array]] = {}
-    for place in itertools.product(rows, columns):
-        cut = latents[:, place[0] : place[0] + tile, place[1] : place[1] + tile]
-        by_shape.setdefault(cut.shape, {})[place] = cut
-    images: dict[tuple[int, int], jax.Array] = {}
-    for cuts in by_shape.values():
-        images.update(zip(cuts, jax.lax.map(decode, jnp.stack(list(cuts.values()))), strict=True))
-
-    for top, left in itertools.product(rows, columns):
-        image = images[top, left]
-        if top:
-            image = _fade(images[top - step, left], image, seam, axis=1)
-        if left:
-            image = _fade(images[top, left - step], image, seam, axis=2)
-        images[top, left] = image
-    strips = [
-        jnp.concatenate([images[top, left][:, :kept, :kept] for left in columns], axis=2)
-        for top in rows
-    ]
-    return jnp.concatenate(strips, axis=1)
-
-
-def _fade(before: jax.Array, after: jax.Array, extent: int, *, axis: int) -> jax.Array:
-    """`after`, its first `extent` rows or columns going over linearly from the last of `before`."""
-    extent = min(extent, before.shape[axis], after.shape[axis])
-    weight = jnp.expand_dims(jnp.arange(extent) / extent, [a for a in range(4) if a != axis])
-    last = jax.lax.slice_in_dim(before, before.shape[axis] - extent, None, axis=axis)
-    first, rest = jnp.split(after, [extent], axis=axis)
-    seam = last + (first - last) * weight.astype(after.dtype)
-    return jnp.concatenate([seam, rest], axis=axis)
+        return decode_tiles(self._decode, latents, tile, self.config.downscale)
 
 
 def _conv(channels: int, out_channels: int, options: Options) -> nnx.Conv:
