@@ -262,7 +262,7 @@ def _write_upstream(path: Path, model: Model, dtype: DTypeLike | None) -> None:
 
     def tensor(array: np.ndarray):
         # Through bytes, since torch does not know NumPy's bfloat16.
-        flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
+        flat = torch.from_numpy(array.reshape(-1).view(np.uint8).copy())
         return flat.view(getattr(torch, array.dtype.name)).reshape(array.shape)
 
     tree: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {}, "controlnet": {}}

@@ -108,7 +108,7 @@ def _diffusers_folder(path: Path) -> Source:
         source = identify(_only_file(path / folder) if component == "adapter" else path / folder)
         if list(source.parts) != [component]:
             raise UserError(
-                f"{source.path}: is a {source.kind}, expected what {folder}/ stands for"
+                f"{source.path}: is a {source.kind}, which does not belong in {folder}/"
             )
         parts |= source.parts
         unknown += source.unknown
