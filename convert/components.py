@@ -184,24 +184,25 @@ def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str,
       ConversionError: every field of a configuration that is not supported, every tensor that is
         missing, unknown or of another shape, in all components.
     """
-    plans, faults = {}, []
-    for name in COMPONENTS:  # the U-Net first
+    plans: dict[str, Plan] = {}
+    faults: list[str] = []
+    for name, component in COMPONENTS.items():  # the U-Net first
         if name not in parts:
             continue
-        component, part = COMPONENTS[name], parts[name]
+        part = parts[name]
         try:
             config = component.shape(part, unet)
-            net = abstract(component.net, config)
-            table = component.table(config)
-            engine.check(net, part.tensors, table, name=name)
-        except ValueError as e:
-            faults += [f"{name}: {fault}" for fault in getattr(e, "faults", [str(e)])]
             if name == "unet":
-                break  # the others depend on it
-            continue
-        plans[name] = Plan(net, table, part.tensors)
-        if name == "unet":
-            unet = config
+                unet = config
+            net, table = abstract(component.net, config), component.table(config)
+            engine.check(net, part.tensors, table, name=name)
+            plans[name] = Plan(net, table, part.tensors)
+        except engine.ConversionError as e:
+            faults += [f"{name}: {fault}" for fault in e.faults]
+        except ValueError as e:
+            faults.append(f"{name}: {e}")
+            if name == "unet":
+                break  # the others depend on its shape
     if faults:
         raise engine.ConversionError("does not fit", faults)
     return plans

@@ -124,11 +124,17 @@ def read(
     Raises:
       UserError: all that does not fit, before anything is read.
     """
-    plans = plan({name: _observed(part, on_read) for name, part in source.parts.items()})
+    plans, faults = {}, []
+    try:
+        plans = plan({name: _observed(part, on_read) for name, part in source.parts.items()})
+    except engine.ConversionError as e:
+        faults += e.faults
     try:
         NoiseSchedule.from_config(source.scheduler)
     except ValueError as e:
-        raise UserError(f"scheduler: {e}") from e
+        faults.append(str(e))
+    if faults:
+        raise engine.ConversionError("does not fit", faults)
     return Model(
         **{name: plan.load(name, dtype) for name, plan in plans.items()},
         tokenizer={p.name: p.read_bytes() for p in source.tokenizer.iterdir() if p.is_file()},

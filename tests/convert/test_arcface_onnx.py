@@ -14,7 +14,9 @@ from fmv2.models.arcface import ArcFaceConfig
 from tests.parity import randomize_, relative_error
 
 # torch deprecates the exporter that published models were made with.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:It is recommended that constant folding:UserWarning"
+)
 
 
 def export(module, path, *, fuse=True, size=32):
