@@ -16,6 +16,8 @@ import pytest
 import torch
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Most of a test's time is XLA compiling a net that then runs once.
+jax.config.update("jax_disable_most_optimizations", True)
 # Compiling takes most of the time of a run; a second run finds what the first one compiled.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

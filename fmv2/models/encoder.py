@@ -30,7 +30,7 @@ class EncoderConfig:
     num_heads: tuple[int, ...]
     cross_attention_dim: int
     use_linear_projection: bool = False
-    """Whether files hold the transformers' projections as linear layers, not as 1×1 convolutions."""
+    """Whether files hold the transformers' projections as linear layers, not 1×1 convolutions."""
     layers_per_block: int = 2
     in_channels: int = 4
     norm_num_groups: int = 32

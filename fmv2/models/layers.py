@@ -177,7 +177,9 @@ def lora_linear(
         y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
         y = y + jnp.matmul(low, up.astype(dtype) * lora.scale, preferred_element_type=jnp.float32)
         y = y.astype(dtype)
-    return y if linear.bias is None else y + linear.bias[...].astype(dtype)
+    if linear.bias is None:
+        return y
+    return y + linear.bias[...].astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def merges(tokens: int, in_features: int, out_features: int, rank: int, dtype: DTypeLike) -> bool:

@@ -1,0 +1,90 @@
+"""Attention: every kernel that runs here gives softmax(q kᵀ / sqrt(d)) v; the choice falls as documented."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.experimental.pallas import tpu as pltpu
+
+from fmv2.models.attention import _kernel, attention, attention_probabilities
+from tests.parity import relative_error
+
+
+def heads(rng, tokens, dim=40, batch=1, count=2):
+    return jnp.asarray(rng.standard_normal((batch, tokens, count, dim), np.float32))
+
+
+@pytest.mark.parametrize(("queries", "keys", "causal"), [(9, 9, False), (9, 9, True), (9, 5, False)])
+def test_attention_equals_torch(queries, keys, causal):
+    rng = np.random.default_rng(0)
+    q, k, v = heads(rng, queries), heads(rng, keys), heads(rng, keys)
+    torch_q, torch_k, torch_v = (torch.tensor(np.array(x)).transpose(1, 2) for x in (q, k, v))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        torch_q, torch_k, torch_v, is_causal=causal
+    ).transpose(1, 2)
+    assert relative_error(attention(q, k, v, causal=causal), expected) <= 1e-5
+
+
+def test_probabilities_are_those_that_attention_uses():
+    rng = np.random.default_rng(0)
+    q, k, v = heads(rng, 9), heads(rng, 5), heads(rng, 5)
+    probabilities = attention_probabilities(q, k)
+    assert probabilities.shape == (1, 2, 9, 5)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
+    expected = jnp.einsum("bhqk,bkhd->bqhd", probabilities, v)
+    assert relative_error(attention(q, k, v), expected) <= 1e-5
+
+
+def test_splash_equals_xla_forward_and_backward():
+    rng = np.random.default_rng(0)
+    q, k, v = (heads(rng, 1024, count=1) for _ in range(3))
+
+    def loss(implementation):
+        return lambda q, k, v: jnp.sin(attention(q, k, v, implementation=implementation)).sum()
+
+    expected = jax.grad(loss("xla"), (0, 1, 2))(q, k, v)
+    with pltpu.force_tpu_interpret_mode():
+        assert relative_error(
+            attention(q, k, v, implementation="splash"), attention(q, k, v, implementation="xla")
+        ) <= 1e-5
+        actual = jax.grad(loss("splash"), (0, 1, 2))(q, k, v)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert relative_error(ours, theirs) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("backend", "tokens", "dim", "dtype", "choice", "kernel"),
+    [
+        ("tpu", 4096, 40, "bfloat16", "auto", "splash"),
+        ("tpu", 1024, 80, "float32", "auto", "splash"),
+        ("tpu", 1100, 80, "bfloat16", "auto", "xla"),  # not a multiple of the tile
+        ("tpu", 256, 160, "bfloat16", "auto", "xla"),  # short
+        ("tpu", 4096, 512, "bfloat16", "auto", "xla"),  # the VAE's one wide head
+        ("gpu", 4096, 40, "bfloat16", "auto", "cudnn"),
+        ("gpu", 4096, 40, "float32", "auto", "xla"),  # cuDNN's flash is half precision only
+        ("gpu", 4096, 36, "bfloat16", "auto", "xla"),
+        ("cpu", 4096, 40, "bfloat16", "auto", "xla"),
+        ("cpu", 4096, 40, "bfloat16", "splash", "splash"),  # compiled ahead of time for a TPU
+        ("tpu", 4096, 40, "bfloat16", "xla", "xla"),
+    ],
+)
+def test_the_kernel_is_chosen_by_backend_and_length(
+    monkeypatch, backend, tokens, dim, dtype, choice, kernel
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = jax.ShapeDtypeStruct((1, tokens, 8, dim), jnp.dtype(dtype))
+    assert _kernel(x, x, False, choice) == kernel
+
+
+def test_cross_attention_and_causal_attention_never_leave_xla():
+    long = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.bfloat16)
+    text = jax.ShapeDtypeStruct((1, 77, 8, 40), jnp.bfloat16)
+    assert _kernel(long, text, False, "splash") == "xla"
+    assert _kernel(long, long, True, "splash") == "xla"
+
+
+def test_an_unknown_implementation_is_refused():
+    x = jnp.zeros((1, 2, 1, 8))
+    with pytest.raises(ValueError, match=r"'auto', 'xla', 'cudnn', 'splash'.*got 'flash'"):
+        attention(x, x, x, implementation="flash")  # pyright: ignore
