@@ -73,7 +73,10 @@ def _shadingnet_config(part: Part, unet: UNetConfig) -> ShadingNetConfig:
 
 
 def _adapter_config(part: Part, unet: UNetConfig) -> IdAdapterConfig:
-    """From the U-Net's config and the widths in the file, which has no other config."""
+    """From the U-Net's config and the widths in the file, which has no other config.
+
+    What cannot be told keeps its default; the engine then says what the file lacks.
+    """
     resampler = "image_proj.perceiver_resampler"
     sizes = {
         "id_dim": ("image_proj.proj.0.weight", 1, 1),
@@ -83,12 +86,20 @@ def _adapter_config(part: Part, unet: UNetConfig) -> IdAdapterConfig:
         "rank": ("ip_adapter.0.to_q_lora.down.weight", 0, 1),
     }
     fields = {
-        field: part.tensors[name].shape[axis] // unit
+        field: shape[axis] // unit
         for field, (name, axis, unit) in sizes.items()
         if name in part.tensors
+        and len(shape := part.tensors[name].shape) == 2
+        and shape[axis] % unit == 0
     }
-    depth = sum(f"{resampler}.layers.{i}.0.to_q.weight" in part.tensors for i in range(64))
-    return IdAdapterConfig.for_unet(unet, **fields, resampler_depth=depth)
+    layers = {
+        found[0]
+        for name in part.tensors
+        if (found := re.match(re.escape(resampler) + r"\.layers\.\d+\.", name))
+    }
+    if layers:
+        fields["resampler_depth"] = len(layers)
+    return IdAdapterConfig.for_unet(unet, **fields)
 
 
 def _arcface_config(part: Part, _: UNetConfig | None) -> ArcFaceConfig:

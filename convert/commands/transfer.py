@@ -39,7 +39,9 @@ def transfer(
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console, transient=True) as progress:
+    with Progress(
+        *columns, console=_console, transient=True, disable=not _console.is_terminal
+    ) as progress:
         reading = progress.add_task("reading", total=size)
         model = folder.read(assembly, on_read=lambda n: progress.advance(reading, n))
         writing = progress.add_task("writing", total=None)

@@ -175,13 +175,11 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
         """The image encoder's hidden states of the faces, and of black nothing."""
         device, dtype = self._execution_device, self.unet.dtype
         if isinstance(faces, torch.Tensor):
-            if guided and negative_faces is None:
-                raise ValueError(
-                    "faces given as hidden states need negative_faces, too, for guidance"
-                )
-            return faces.to(device, dtype), None if negative_faces is None else negative_faces.to(
-                device, dtype
-            )
+            if not guided:
+                return faces.to(device, dtype), None
+            if negative_faces is None:
+                raise ValueError("guidance over faces given as hidden states needs negative_faces")
+            return faces.to(device, dtype), negative_faces.to(device, dtype)
         if self.image_encoder is None:
             raise ValueError("this folder has no image_encoder/: give faces as hidden states")
         pixels = self.feature_extractor(faces, return_tensors="pt").pixel_values

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from convert.components import plan
+from convert.folder import assemble
 from convert.kinds import identify
 from fmv2.errors import UserError
 
@@ -87,6 +89,14 @@ def test_accelerate_checkpoints(tmp_path, sources, tree, canonical, form):
         load_file(sources.base / "unet" / "diffusion_pytorch_model.safetensors"),
     )
     assert not source.unknown
+
+
+def test_checkpoint_on_its_base(tmp_path, sources, tree):
+    """Its U-Net has no config of its own and takes the base's."""
+    save_file(checkpoint(tree, sources.base), tmp_path / "x")
+    assembly = assemble([sources.base, tmp_path / "x"])
+    assert assembly.notes == (f"{tmp_path / 'x'}: replaces unet",)
+    assert set(plan(assembly.parts)) == {"unet", "vae", "text_encoder", "shadingnet", "adapter"}
 
 
 def test_what_a_checkpoint_has_beside_is_listed(tmp_path, sources, tree):

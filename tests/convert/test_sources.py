@@ -189,6 +189,13 @@ def test_what_is_no_tensor_is_named(tmp_path):
         open_file(tmp_path / "x")
 
 
+def test_pickles_need_torch(tmp_path, monkeypatch):
+    torch.save({"w": torch.ones(1)}, tmp_path / "x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="install torch to read it"):
+        open_file(tmp_path / "x")
+
+
 def test_unknown_form(tmp_path):
     (tmp_path / "x").write_text("just some text")
     with pytest.raises(UserError, match="unknown kind of file"):
