@@ -21,8 +21,7 @@ def inspect(path: Positional[Path], /, *, base: Path | None = None) -> int:
 
     Args:
       path: a file or folder.
-      base: the folder whose U-Net an adapter or ShadingNet alone belongs to; Stable Diffusion 1.5
-        when left out.
+      base: whose U-Net a lone adapter or ShadingNet belongs to; Stable Diffusion 1.5 by default.
     """
     source = identify(path)
     faults = [f"unknown tensor {name}" for name in source.unknown]

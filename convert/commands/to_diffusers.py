@@ -1,15 +1,16 @@
 """`fmv2 convert to-diffusers`."""
 
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from convert.commands.transfer import Dtype, transfer
 
 
 def to_diffusers(
-    source: Positional[Path],
-    out: Positional[Path],
+    source: Annotated[Positional[Path], arg(metavar="SRC")],
+    out: Annotated[Positional[Path], arg(metavar="OUT")],
     /,
     *,
     dtype: Dtype | None = None,
