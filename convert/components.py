@@ -28,8 +28,6 @@ from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
 from fmv2.models.unet import UNet, UNetConfig
 from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig
 
-Sharding = Callable[[str], jax.sharding.Sharding] | jax.sharding.Sharding | None
-
 
 @dataclasses.dataclass(frozen=True)
 class Component:

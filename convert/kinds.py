@@ -51,17 +51,22 @@ class Source:
     """What is left out, and what cannot be told."""
 
 
-# Two names for each component that no other component has together.
+# Names that no other component has; the first that has either. Two, so that a file which lacks one
+# is still known for what it is, and the lack is reported.
 _SIGNS = {
-    "shadingnet": ("ControlNet", "controlnet_cond_embedding.conv_in.weight", "conv_in.weight"),
-    "unet": ("U-Net", "conv_norm_out.weight", "time_embedding.linear_1.weight"),
+    "shadingnet": (
+        "ControlNet",
+        "controlnet_cond_embedding.conv_in.weight",
+        "controlnet_mid_block.weight",
+    ),
+    "unet": ("U-Net", "conv_norm_out.weight", "up_blocks.0.resnets.0.conv1.weight"),
     "vae": ("VAE", "encoder.conv_in.weight", "decoder.conv_in.weight"),
     "image_encoder": (
         "CLIP image encoder",
         "vision_model.embeddings.class_embedding",
         "visual_projection.weight",
     ),
-    "face_encoder": ("ArcFace IResNet", "layer1.0.prelu.weight", "features.weight"),
+    "face_encoder": ("ArcFace IResNet", "layer1.0.prelu.weight", "layer4.0.prelu.weight"),
 }
 
 _REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -128,7 +133,7 @@ def _by_names(path: Path, tensors: Tensors, config_file: Path) -> Source:
         if any(re.match(has, name) for name in tensors):
             return read(path, tensors, config_file)
     for component, (kind, *signs) in _SIGNS.items():
-        if all(sign in tensors for sign in signs):
+        if any(sign in tensors for sign in signs):
             return Source(path, kind, {component: Part(tensors, _config(config_file))})
     if any(name.endswith("embeddings.token_embedding.weight") for name in tensors):
         return Source(
@@ -139,7 +144,7 @@ def _by_names(path: Path, tensors: Tensors, config_file: Path) -> Source:
 
 def _ip_adapter(path: Path, tensors: Tensors, _: Path) -> Source:
     """Upstream's `model.bin`, and the files of IP-Adapter-FaceID-Plus."""
-    if "image_proj.perceiver_resampler.proj_in.weight" not in tensors:
+    if not any(name.startswith("image_proj.perceiver_resampler.") for name in tensors):
         _refuse_adapter(path, tensors)
     groups, unknown = _regroup(
         tensors,

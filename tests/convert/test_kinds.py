@@ -171,6 +171,21 @@ def test_single_components(tmp_path, export, folder, component, kind):
     assert (source.parts[component].config is None) == (component in ("adapter", "face_encoder"))
 
 
+@pytest.mark.parametrize(
+    ("folder", "sign"),
+    [
+        ("unet", "conv_norm_out.weight"),
+        ("vae", "encoder.conv_in.weight"),
+        ("image_encoder", "visual_projection.weight"),
+        ("shadingnet", "controlnet_mid_block.weight"),
+    ],
+)
+def test_a_file_that_lacks_a_tensor_is_known_all_the_same(tmp_path, export, folder, sign):
+    (file,) = (export / folder).glob("*.safetensors")
+    save_file({name: t for name, t in load_file(file).items() if name != sign}, tmp_path / "x")
+    assert list(identify(tmp_path / "x").parts) == [folder]
+
+
 def test_clip_with_both_halves(tmp_path, sources):
     image = load_file(sources.clip / "model.safetensors")
     text = {"text_model.final_layer_norm.weight": torch.ones(1), "logit_scale": torch.ones(1)}
