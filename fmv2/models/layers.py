@@ -58,6 +58,12 @@ class GroupNorm(nnx.Module):
         return y.astype(self.dtype or x.dtype)
 
 
+@jax.checkpoint
+def normed_silu(norm: GroupNorm, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """silu(norm(x)). The gradient computes it anew from x, which costs less than keeping it."""
+    return nnx.silu(norm(x))
+
+
 class TimestepEmbedding(nnx.Module):
     """Sinusoids of the timestep (cosines first, as SD has it) through two linear layers.
 
@@ -108,14 +114,14 @@ class ResnetBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], time: Float[Array, "b e"] | None = None
     ) -> Float[Array, "b h w d"]:
-        h = self.conv1(nnx.silu(self.norm1(x)))
+        h = self.conv1(normed_silu(self.norm1, x))
         if self.time_emb_proj is not None:
             if time is None:
                 raise ValueError(
                     "this block was made with time_channels: it needs the time embedding"
                 )
             h = h + self.time_emb_proj(nnx.silu(time))[:, None, None, :]
-        h = self.conv2(nnx.silu(self.norm2(h)))
+        h = self.conv2(normed_silu(self.norm2, h))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

@@ -24,7 +24,7 @@ from fmv2.models.encoder import (
     resnet_block,
     spatial_transformer,
 )
-from fmv2.models.layers import GroupNorm, Options, Upsample
+from fmv2.models.layers import GroupNorm, Options, Upsample, normed_silu
 from fmv2.models.transformer import AttentionMaps, Given
 
 if TYPE_CHECKING:
@@ -298,5 +298,5 @@ class UNet(Encoder):
             size = skips[-1].shape[1:3] if skips else x.shape[1:3]
             x, found = block(x, taken, size, time, given)
             maps = {**maps, **found}
-        x = self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        x = self.conv_out(normed_silu(self.conv_norm_out, x))
         return UNetOutput(x, maps)

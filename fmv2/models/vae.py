@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from fmv2.errors import UserError
 from fmv2.models.attention import attention
 from fmv2.models.config import check_fields
-from fmv2.models.layers import GroupNorm, Options, ResnetBlock, Upsample
+from fmv2.models.layers import GroupNorm, Options, ResnetBlock, Upsample, normed_silu
 from fmv2.models.tiling import decode_tiles
 
 _EPSILON = 1e-6
@@ -274,7 +274,7 @@ class Encoder(nnx.Module):
         for block in self.down_blocks:
             x = block(x)
         x = self.mid_block(x)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return self.conv_out(normed_silu(self.conv_norm_out, x))
 
 
 class Decoder(nnx.Module):
@@ -306,7 +306,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(latents))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return self.conv_out(normed_silu(self.conv_norm_out, x))
 
 
 class AutoencoderKL(nnx.Module):
