@@ -1,1 +1,1 @@
-"""Weights between PyTorch and Flax: tables of rules, and the one engine that applies them both ways."""
+"""Weights between PyTorch and Flax: tables of rules, and the one engine that applies them."""

@@ -76,6 +76,15 @@ def test_verify_exits_1_above_tolerance(fmv2, sources):
     assert out.count("above tolerance") == 4  # no row for what is not there
 
 
+def test_verify_exits_1_where_a_weight_is_not_a_number(fmv2, sources, tmp_path):
+    base = shutil.copytree(sources.base, tmp_path / "x")
+    tensors = load_file(base / "vae" / WEIGHTS)
+    tensors["quant_conv.bias"][0] = torch.nan  # of the mean alone, the first of two outputs
+    save_file(tensors, base / "vae" / WEIGHTS, metadata={"format": "pt"})
+    status, out, _ = fmv2("verify", base)
+    assert (status, out.count("above tolerance")) == (1, 1)
+
+
 def test_inspect(fmv2, sources, export):
     status, out, _ = fmv2("inspect", export)
     assert status == 0
