@@ -30,6 +30,7 @@ from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from fmv2.models.abstract import abstract
 from fmv2.models.attention import AttentionChoice
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
@@ -64,9 +65,9 @@ class Settings:
     """Where to keep the compiled text."""
 
 
-def abstract(sharding, net, config, **options):
+def on_chip(sharding, net, config, **options):
     """The net as shapes, each on the chip; its arithmetic in bfloat16."""
-    made = nnx.eval_shape(lambda: net(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0), **options))
+    made = abstract(net, config, dtype=jnp.bfloat16, **options)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), made)
 
 
@@ -79,7 +80,7 @@ def program(settings: Settings, sharding):
         return jax.ShapeDtypeStruct((settings.batch, *shape), dtype, sharding=sharding)
 
     side = settings.latents
-    unet = abstract(sharding, UNet, config, param_dtype=jnp.bfloat16, attention=attention)
+    unet = on_chip(sharding, UNet, config, param_dtype=jnp.bfloat16, attention=attention)
     inputs = (
         given(side, side, config.in_channels),
         given(dtype=jnp.int32),
@@ -99,8 +100,8 @@ def program(settings: Settings, sharding):
 
         return all_weights, (weights, *inputs)
 
-    adapter = abstract(sharding, IdAdapter, IdAdapterConfig.for_unet(config))
-    control = abstract(sharding, ShadingNet, ShadingNetConfig.for_unet(config), attention=attention)
+    adapter = on_chip(sharding, IdAdapter, IdAdapterConfig.for_unet(config))
+    control = on_chip(sharding, ShadingNet, ShadingNetConfig.for_unet(config), attention=attention)
     graph, weights = nnx.split((adapter, control))
     identity = (given(512), given(257, 1280))
     shading = given(8 * side, 8 * side, 3)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -16,6 +15,7 @@ from convert.rules import Table
 from convert.sources import Tensors
 from convert.tables import arcface, clip, id_adapter, shadingnet, unet, vae
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFace, ArcFaceConfig
 from fmv2.models.clip import (
     CLIPTextConfig,
@@ -165,22 +165,6 @@ class Plan:
     def load(self, name: str, dtype: DTypeLike | None) -> Any:
         """The net with its weights."""
         return engine.load(self.net, self.tensors, self.table, name=name, dtype=dtype)
-
-
-class _OneKey:
-    """Stands in for `nnx.Rngs` where weights are described and not drawn.
-
-    Under tracing, the counter of a real one costs time quadratic in the number of layers.
-    """
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
-
-
-def abstract(net: Callable[..., Any], config: Any) -> Any:
-    """A net of this config whose leaves have shape and dtype, and no values."""
-    rngs: Any = _OneKey()
-    return nnx.eval_shape(lambda: net(config, rngs=rngs))
 
 
 def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str, Plan]:

@@ -49,7 +49,7 @@ def load(
     themselves, no more than the tensor in hand is ever in host memory.
 
     Args:
-      net: gives structure and shapes; an abstract one (`nnx.eval_shape`) does. It is not changed.
+      net: gives structure and shapes; one of `fmv2.models.abstract` does. It is not changed.
       tensors: what the file holds, by torch name.
       table: the weight table of this kind of net.
       name: what to call the net in an error ("unet").

@@ -28,10 +28,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from convert.components import abstract
 from convert.engine import torch_shapes
 from convert.peers import IResNet
 from convert.tables import id_adapter
+from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFaceConfig
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.unet import UNetConfig

@@ -1,3 +1,3 @@
-"""Face-MakeUpV2 in JAX: faces that keep an identity and obey a shading map, on Stable Diffusion 1.5."""
+"""Face-MakeUpV2 in JAX: Stable Diffusion that keeps an identity and obeys a shading map."""
 
 __version__ = "0.1.0"

@@ -11,33 +11,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from convert.engine import TensorRef
+from convert.random_model import randomized
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def randomize_(module: Module, seed: int = 0) -> Module:
-    """Every parameter and norm statistic random, in place: no zero or one left to hide a mistake.
-
-    Kernels keep activations near unit variance. The module comes back in eval mode.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(tensor, mean, std):
-        return torch.randn(tensor.shape, generator=generator).mul_(std).add_(mean).to(tensor.dtype)
-
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.ndim > 1:
-                fan_in = parameter[0].numel()
-                parameter.copy_(normal(parameter, 0.0, fan_in**-0.5))
-            else:  # a scale, which must not cancel what it scales, or a bias
-                parameter.copy_(normal(parameter, 0.0 if name.endswith("bias") else 1.0, 0.2))
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(normal(buffer, 0.0, 0.2))
-            elif name.endswith("running_var"):
-                buffer.copy_(normal(buffer, 0.0, 0.3).exp())
-    return module.eval()
+    """Every parameter and norm statistic random, in place; the module comes back in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return randomized(module)
 
 
 def numpy(tensor: torch.Tensor) -> np.ndarray:

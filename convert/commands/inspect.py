@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from convert.components import COMPONENTS, abstract, plan
+from convert.components import COMPONENTS, plan
 from convert.engine import ConversionError, TensorRef, torch_shapes
 from convert.kinds import Part, Source, identify
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.unet import UNetConfig
 
 

@@ -35,6 +35,8 @@ class EncoderConfig:
     in_channels: int = 4
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
+    upcast_attention: bool = False
+    """For PyTorch alone: at float16 SD 2.1 overflows there without it. Our softmax is float32."""
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
@@ -71,7 +73,7 @@ class EncoderConfig:
             config,
             read=(*_READ, *own),
             fixed=_FIXED | fixed,
-            inert=("use_linear_projection", "num_attention_heads", *_INERT),
+            inert=(*_OPTIONAL, "num_attention_heads", "addition_embed_type_num_heads"),
             faults=[f"down_block_types has {kind!r}" for kind in down if kind not in known],
         )
         # What diffusers calls attention_head_dim is the number of heads, in every SD there is.
@@ -80,7 +82,7 @@ class EncoderConfig:
             "block_out_channels": tuple(config["block_out_channels"]),
             "cross_attention": tuple(kind == DOWN_BLOCK_TYPES[True] for kind in down),
             "num_heads": (heads,) * len(down) if isinstance(heads, int) else tuple(heads),
-            "use_linear_projection": bool(config.get("use_linear_projection")),
+            **{name: bool(config.get(name)) for name in _OPTIONAL},
             **{name: config[name] for name in _SAME},
         }
 
@@ -91,12 +93,13 @@ class EncoderConfig:
             "block_out_channels": list(self.block_out_channels),
             "down_block_types": [DOWN_BLOCK_TYPES[attends] for attends in self.cross_attention],
             "attention_head_dim": heads[0] if len(set(heads)) == 1 else list(heads),
-            "use_linear_projection": self.use_linear_projection,
-            **{name: getattr(self, name) for name in _SAME},
+            **{name: getattr(self, name) for name in (*_OPTIONAL, *_SAME)},
         }
 
 
 _SAME = ("cross_attention_dim", "layers_per_block", "in_channels", "norm_num_groups", "norm_eps")
+# Absent from older files.
+_OPTIONAL = ("use_linear_projection", "upcast_attention")
 _READ = ("block_out_channels", "down_block_types", "attention_head_dim", *_SAME)
 _FIXED = {
     "flip_sin_to_cos": True,
@@ -108,9 +111,6 @@ _FIXED = {
     "transformer_layers_per_block": 1,
     "resnet_time_scale_shift": "default",
 }
-# The softmax is float32 whether or not upcast_attention asks for it; the other belongs to another
-# kind of embedding.
-_INERT = ("upcast_attention", "addition_embed_type_num_heads")
 
 
 def resnet_block(

@@ -13,11 +13,12 @@ from flax import nnx
 from safetensors.torch import load_file, save_file
 
 from convert import folder as folders
-from convert.components import COMPONENTS, abstract
+from convert.components import COMPONENTS
 from convert.engine import torch_shapes
 from convert.folder import assemble, read, write
 from convert.kinds import identify
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.clip import CLIPVisionConfig
 from fmv2.models.id_adapter import IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig

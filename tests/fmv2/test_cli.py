@@ -117,7 +117,6 @@ def test_overview_imports_no_heavy_library(args):
     assert run.stdout.splitlines()[-1] == "LOADED []"
 
 
-@pytest.mark.xfail(raises=ModuleNotFoundError, reason="the commands land with the converter")
 @pytest.mark.parametrize("path", leaves(COMMANDS))
 def test_every_command_is_there_and_documented(path):
     function = leaves(COMMANDS)[path].load()

@@ -14,6 +14,7 @@ from convert.engine import ConversionError, dump, load, torch_shapes
 from convert.peers import IResNet
 from convert.tables import arcface
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFace, ArcFaceConfig, normalize
 from tests.parity import randomize_, refs, relative_error, to_nchw, to_nhwc
 
@@ -21,16 +22,12 @@ TINY = ArcFaceConfig.tiny()
 LARGER = dataclasses.replace(TINY, layers=(2, 1, 1, 3), image_size=48)
 
 
-def abstract(config, **options):
-    return nnx.eval_shape(lambda: ArcFace(config, **options, rngs=nnx.Rngs(0)))
-
-
 @functools.cache
 def peers(config, dtype=torch.float32):
     """The torch net of a configuration and ours with its weights."""
     peer = randomize_(IResNet(config)).to(dtype)
     tensors = refs(peer.state_dict())
-    return peer, load(abstract(config), tensors, arcface.table(config), name="arcface")
+    return peer, load(abstract(ArcFace, config), tensors, arcface.table(config), name="arcface")
 
 
 def normal(*shape, seed=0):
@@ -93,7 +90,7 @@ def test_half_precision_keeps_statistics_in_float32():
     peer, _ = peers(config)
     tensors = refs(peer.state_dict())
     table = arcface.table(config)
-    net = load(abstract(config, dtype=jnp.bfloat16), tensors, table, name="arcface")
+    net = load(abstract(ArcFace, config, dtype=jnp.bfloat16), tensors, table, name="arcface")
     assert net.bn2.mean.dtype == jnp.float32
     net.features.mean[...] = jnp.full(12, 1001.0, jnp.float32)
     net.features.var[...] = jnp.ones(12, jnp.float32)
@@ -129,7 +126,7 @@ def test_round_trip_is_bit_exact(config, dtype):
     ids=["r50", "r100"],
 )
 def test_full_size_has_the_published_number_of_parameters(config, count):
-    net = abstract(config)
+    net = abstract(ArcFace, config)
     sizes = [np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(net, nnx.Param))]
     assert sum(sizes) == count
     with torch.device("meta"):
@@ -149,7 +146,12 @@ def test_a_file_of_another_depth_is_refused():
     with pytest.raises(
         ConversionError, match=r"unexpected key layer2.1.bn1.weight.*missing key layer4.2"
     ):
-        load(abstract(LARGER), refs(peer.state_dict()), arcface.table(LARGER), name="arcface")
+        load(
+            abstract(ArcFace, LARGER),
+            refs(peer.state_dict()),
+            arcface.table(LARGER),
+            name="arcface",
+        )
 
 
 def test_wrong_sizes_are_refused():

@@ -1,4 +1,4 @@
-"""Attention: every kernel that runs here gives softmax(q kᵀ / sqrt(d)) v; the choice falls as documented."""
+"""Every kernel that runs here gives softmax(q kᵀ / sqrt(d)) v; the choice falls as documented."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ def heads(rng, tokens, dim=40, batch=1, count=2):
     return jnp.asarray(rng.standard_normal((batch, tokens, count, dim), np.float32))
 
 
-@pytest.mark.parametrize(("queries", "keys", "causal"), [(9, 9, False), (9, 9, True), (9, 5, False)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "causal"), [(9, 9, False), (9, 9, True), (9, 5, False)]
+)
 def test_attention_equals_torch(queries, keys, causal):
     rng = np.random.default_rng(0)
     q, k, v = heads(rng, queries), heads(rng, keys), heads(rng, keys)
@@ -45,9 +47,13 @@ def test_splash_equals_xla_forward_and_backward():
 
     expected = jax.grad(loss("xla"), (0, 1, 2))(q, k, v)
     with pltpu.force_tpu_interpret_mode():
-        assert relative_error(
-            attention(q, k, v, implementation="splash"), attention(q, k, v, implementation="xla")
-        ) <= 1e-5
+        assert (
+            relative_error(
+                attention(q, k, v, implementation="splash"),
+                attention(q, k, v, implementation="xla"),
+            )
+            <= 1e-5
+        )
         actual = jax.grad(loss("splash"), (0, 1, 2))(q, k, v)
     for ours, theirs in zip(actual, expected, strict=True):
         assert relative_error(ours, theirs) <= 1e-4

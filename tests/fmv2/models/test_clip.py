@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from convert.engine import dump, load, torch_shapes
 from convert.tables.clip import CLIP_TEXT, CLIP_TEXT_WITH_PROJECTION, CLIP_VISION
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.clip import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -55,10 +56,6 @@ def stock(kind, config):
     """transformers' net of a configuration of ours."""
     configs = {"text": transformers.CLIPTextConfig, "vision": transformers.CLIPVisionConfig}
     return NETS[kind][0](configs[config.tower].from_dict(config.to_config()))
-
-
-def abstract(kind, config):
-    return nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
 
 
 @functools.cache
@@ -338,7 +335,7 @@ def test_unsupported_configs_are_refused_by_name():
 
 def test_half_precision_stays_near():
     peer, net = peers(CLIPTextModel, TEXT)
-    low = nnx.eval_shape(lambda: CLIPTextModel(TEXT, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    low = abstract(CLIPTextModel, TEXT, dtype=jnp.bfloat16)
     low = load(low, refs(peer.state_dict()), CLIP_TEXT, name="clip", dtype=jnp.bfloat16)
     actual = run(low, texts(TEXT)).last_hidden_state
     assert actual.dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""The adapter against diffusers: the projector, the U-Net under it, gradients, and what zero means."""
+"""The adapter against diffusers: projector, U-Net under it, gradients, and what zero means."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from flax import nnx
 from convert import engine
 from convert.tables import id_adapter as adapter_table
 from convert.tables import shadingnet as shadingnet_table
-from fmv2.models import layers
+from fmv2.models.abstract import abstract
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig, mix_identities
-from fmv2.models.unet import UNet, UNetConfig
+from fmv2.models.unet import UNetConfig
 from tests.fmv2.models import test_shadingnet, test_unet
-from tests.parity import numpy, relative_error, to_nchw, to_nhwc
+from tests.parity import relative_error, to_nchw, to_nhwc
 
 TINY = UNetConfig.tiny()
 SMALL = {"id_dim": 24, "face_dim": 40, "rank": 4}
@@ -23,7 +23,7 @@ SMALL = {"id_dim": 24, "face_dim": 40, "rank": 4}
 
 def random_adapter(config: IdAdapterConfig, seed: int = 0) -> IdAdapter:
     """Nothing zero: LoRA, norms and biases too."""
-    adapter = nnx.eval_shape(lambda: IdAdapter(config, rngs=nnx.Rngs(0)))
+    adapter = abstract(IdAdapter, config)
     rng = np.random.default_rng(seed)
 
     def draw(x):
@@ -146,7 +146,9 @@ class Published(torch.nn.Module):
                 ("ff.1.net.2", "1.3"),
             ):
                 names[mine + a] = files + b
-            key, value = (getattr(self.projector.layers[i].attn, n).weight.grad for n in ("to_k", "to_v"))
+            key, value = (
+                getattr(self.projector.layers[i].attn, n).weight.grad for n in ("to_k", "to_v")
+            )
             found[f"image_proj.{files}0.to_kv.weight"] = torch.cat([key, value])
         for key, parameter in self.projector.named_parameters():
             module, kind = key.rsplit(".", 1)
@@ -260,7 +262,7 @@ def test_a_fresh_adapter_is_as_published():
 
 def test_the_sizes_of_the_published_adapter():
     config = IdAdapterConfig.for_unet(UNetConfig.sd15())
-    adapter = nnx.eval_shape(lambda: IdAdapter(config, rngs=nnx.Rngs(0)))
+    adapter = abstract(IdAdapter, config)
     shapes = engine.torch_shapes(adapter, adapter_table.TABLE)
 
     def count(top):

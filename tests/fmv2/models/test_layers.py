@@ -69,7 +69,9 @@ def test_group_norm_refuses_channels_that_do_not_divide():
 @pytest.mark.parametrize("out_channels", [24, 32])
 def test_resnet_block_equals_diffusers(out_channels):
     theirs = randomize_(
-        ResnetBlock2D(in_channels=24, out_channels=out_channels, temb_channels=16, groups=4, eps=1e-5)
+        ResnetBlock2D(
+            in_channels=24, out_channels=out_channels, temb_channels=16, groups=4, eps=1e-5
+        )
     )
     ours = loaded(
         lambda: ResnetBlock(

@@ -11,6 +11,7 @@ from flax import nnx
 from convert import engine
 from convert.tables import shadingnet as shadingnet_table
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
 from fmv2.models.unet import UNetConfig
 from tests.fmv2.models import test_unet
@@ -23,7 +24,7 @@ def pair(unet: UNetConfig) -> tuple[diffusers.ControlNetModel, ShadingNet]:
     """diffusers' net with random weights, and ours with the same."""
     config = ShadingNetConfig.for_unet(unet)
     theirs = randomize_(diffusers.ControlNetModel.from_config(config.to_config()), seed=7)
-    net = nnx.eval_shape(lambda: ShadingNet(config, rngs=nnx.Rngs(0)))
+    net = abstract(ShadingNet, config)
     table = shadingnet_table.table(config)
     return theirs, engine.load(net, refs(theirs.state_dict()), table, name="shadingnet")
 
@@ -74,7 +75,9 @@ def test_a_fresh_net_is_the_unets_half_and_adds_nothing():
     assert not np.any(actual["controlnet_cond_embedding.conv_out.weight"])
     latents, timesteps, _ = test_unet.inputs(TINY)
     tokens = test_unet.normal(2, 4, 32)
-    residuals = jax.jit(lambda net, *args: net(*args))(fresh, latents, timesteps, tokens, shading_map())
+    residuals = jax.jit(lambda net, *args: net(*args))(
+        fresh, latents, timesteps, tokens, shading_map()
+    )
     assert not any(np.any(r) for r in jax.tree.leaves(residuals))
 
 
@@ -88,7 +91,7 @@ def test_masters_of_a_half_precision_base_are_float32():
 
 def test_the_size_of_sd15():
     config = ShadingNetConfig.for_unet(UNetConfig.sd15())
-    net = nnx.eval_shape(lambda: ShadingNet(config, rngs=nnx.Rngs(0)))
+    net = abstract(ShadingNet, config)
     shapes = engine.torch_shapes(net, shadingnet_table.table(config))
     assert len(shapes) == 340
     assert sum(int(np.prod(s)) for s in shapes.values()) == 361_279_120
@@ -104,12 +107,15 @@ def test_config_refuses_foreign_arithmetic():
     config = ShadingNetConfig.for_unet(TINY).to_config()
     with pytest.raises(UserError, match="channel_order='bgr' is not supported, only 'rgb'; global"):
         ShadingNetConfig.from_config(
-            config | {"controlnet_conditioning_channel_order": "bgr", "global_pool_conditions": True}
+            config
+            | {"controlnet_conditioning_channel_order": "bgr", "global_pool_conditions": True}
         )
 
 
 def test_a_shading_map_of_another_size_is_refused():
     net = pair(TINY)[1]
     latents, timesteps, _ = test_unet.inputs(TINY)
-    with pytest.raises(ValueError, match=r"\(128, 128\) pixels for latents of \(16, 16\), got \(64"):
+    with pytest.raises(
+        ValueError, match=r"\(128, 128\) pixels for latents of \(16, 16\), got \(64"
+    ):
         net(latents, timesteps, test_unet.normal(2, 4, 32), shading_map(64, 64))

@@ -14,6 +14,7 @@ from flax import nnx
 from convert import engine
 from convert.tables import unet as unet_table
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.transformer import Given
 from fmv2.models.unet import Residuals, UNet, UNetConfig
 from tests.parity import randomize_, refs, relative_error, to_nchw, to_nhwc
@@ -38,8 +39,10 @@ VARIANTS = {
 def pair(config: UNetConfig, seed: int = 0) -> tuple[diffusers.UNet2DConditionModel, UNet]:
     """diffusers' net with random weights, and ours with the same."""
     theirs = randomize_(diffusers.UNet2DConditionModel.from_config(config.to_config()), seed)
-    net = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
-    return theirs, engine.load(net, refs(theirs.state_dict()), unet_table.table(config), name="unet")
+    net = abstract(UNet, config)
+    return theirs, engine.load(
+        net, refs(theirs.state_dict()), unet_table.table(config), name="unet"
+    )
 
 
 def normal(*shape, seed=0):
@@ -129,16 +132,16 @@ def test_maps_and_residuals_equal_diffusers():
 
 def test_maps_of_the_32_grid_are_those_of_the_paper():
     """At 512² the 32×32 grid is that of cross layers 5, 7, 19, 21, 23."""
-    net = nnx.eval_shape(lambda: UNet(UNetConfig.sd15(), rngs=nnx.Rngs(0)))
+    net = abstract(UNet, UNetConfig.sd15())
     given = (
         jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.int32),
         jax.ShapeDtypeStruct((1, 77, 768), jnp.float32),
     )
     output = jax.eval_shape(lambda net, *args: net(*args, attention_at=(32,)), net, *given)
-    assert {n: p.shape for n, p in output.attention.items()} == {
-        n: (1, 8, 1024, 77) for n in (5, 7, 19, 21, 23)
-    }
+    assert {n: p.shape for n, p in output.attention.items()} == dict.fromkeys(
+        (5, 7, 19, 21, 23), (1, 8, 1024, 77)
+    )
 
 
 # Our transformer is diffusers' own, whose import path within diffusers it warns about itself.
@@ -177,7 +180,7 @@ def test_each_part_equals_diffusers(sd1, part):
 
 def test_the_sizes_of_stable_diffusion():
     for config, count in ((UNetConfig.sd15(), 859_520_964), (UNetConfig.sd21(), 865_910_724)):
-        net = nnx.eval_shape(lambda config=config: UNet(config, rngs=nnx.Rngs(0)))
+        net = abstract(UNet, config)
         assert sum(x.size for x in jax.tree.leaves(nnx.state(net))) == count
         with torch.device("meta"):
             theirs = diffusers.UNet2DConditionModel.from_config(config.to_config())
@@ -190,7 +193,7 @@ def test_the_attention_order_is_that_of_the_adapters_files():
     places = [layer.path.split(".")[0] for layer in layers]
     assert places == ["down_blocks"] * 12 + ["up_blocks"] * 18 + ["mid_block"] * 2
     assert all((layer.context_dim is None) == (n % 2 == 0) for n, layer in enumerate(layers))
-    net = nnx.eval_shape(lambda: UNet(UNetConfig.sd15(), rngs=nnx.Rngs(0)))
+    net = abstract(UNet, UNetConfig.sd15())
     for number, layer in enumerate(layers):
         attention = net
         for name in layer.path.split("."):
@@ -229,12 +232,12 @@ def test_config_refuses_foreign_arithmetic_all_at_once():
 
 def test_config_refuses_up_blocks_that_do_not_mirror():
     config = TINY.to_config() | {"up_block_types": ["CrossAttnUpBlock2D"] * 4}
-    with pytest.raises(UserError, match="up_block_types=.*only .*'UpBlock2D', 'CrossAttn"):
+    with pytest.raises(UserError, match=r"up_block_types=.*only .*'UpBlock2D', 'CrossAttn"):
         UNetConfig.from_config(config)
 
 
 def test_config_refuses_shapes_that_cannot_work():
-    with pytest.raises(UserError, match="64 channels do not divide into 5 heads; .*24 groups"):
+    with pytest.raises(UserError, match=r"64 channels do not divide into 5 heads; .*24 groups"):
         dataclasses.replace(TINY, num_heads=(2, 5, 4, 4), norm_num_groups=24)
     with pytest.raises(UserError, match="num_heads needs one entry for each of 4 levels"):
         dataclasses.replace(TINY, num_heads=(2, 4))

@@ -16,6 +16,7 @@ from flax import nnx
 from convert.engine import dump, load, torch_shapes
 from convert.tables.vae import VAE
 from fmv2.errors import UserError
+from fmv2.models.abstract import abstract
 from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig, Moments, sample
 from tests.parity import randomize_, refs, relative_error, to_nchw, to_nhwc
 
@@ -38,11 +39,7 @@ VARIANTS = {
 def peers(config, dtype=torch.float32):
     """The torch net of a configuration and ours with its weights."""
     peer = randomize_(TorchAutoencoderKL.from_config(config.to_config())).to(dtype)
-    return peer, load(abstract(config), refs(peer.state_dict()), VAE, name="vae")
-
-
-def abstract(config, **options):
-    return nnx.eval_shape(lambda: AutoencoderKL(config, **options, rngs=nnx.Rngs(0)))
+    return peer, load(abstract(AutoencoderKL, config), refs(peer.state_dict()), VAE, name="vae")
 
 
 def normal(*shape, seed=0):
@@ -166,7 +163,7 @@ def test_scaling_undoes_itself():
 
 def test_half_precision_stays_near(tiny):
     peer, net = tiny
-    low = abstract(TINY, dtype=jnp.bfloat16)
+    low = abstract(AutoencoderKL, TINY, dtype=jnp.bfloat16)
     low = load(low, refs(peer.state_dict()), VAE, name="vae", dtype=jnp.bfloat16)
     latents = normal(1, 5, 6, 4)
     actual = nnx.jit(AutoencoderKL.decode)(low, latents)
@@ -192,7 +189,7 @@ def test_attention_names_of_old_files_are_read(tiny):
     for new, name in old.items():
         state = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in state.items()}
     assert sum(".query." in key for key in state) == 4
-    loaded = load(abstract(TINY), refs(state), VAE, name="vae")
+    loaded = load(abstract(AutoencoderKL, TINY), refs(state), VAE, name="vae")
     same = jax.tree.map(lambda a, b: bool((a == b).all()), nnx.state(loaded), nnx.state(net))
     assert all(jax.tree.leaves(same))
 
@@ -202,7 +199,7 @@ def test_full_size_has_the_names_and_shapes_of_diffusers():
     with torch.device("meta"):
         peer = TorchAutoencoderKL.from_config(config.to_config())
     expected = {key: tuple(tensor.shape) for key, tensor in peer.state_dict().items()}
-    shapes = torch_shapes(abstract(config), VAE)
+    shapes = torch_shapes(abstract(AutoencoderKL, config), VAE)
     assert shapes == expected
     assert sum(map(np.prod, shapes.values())) == 83_653_863
 
