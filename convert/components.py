@@ -17,12 +17,8 @@ from convert.tables import arcface, clip, id_adapter, shadingnet, unet, vae
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFace, ArcFaceConfig
-from fmv2.models.clip import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from fmv2.models.clip_text import CLIPTextConfig, CLIPTextModel
+from fmv2.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
 from fmv2.models.unet import UNet, UNetConfig
@@ -162,9 +158,11 @@ class Plan:
     table: Table
     tensors: Tensors
 
-    def load(self, name: str, dtype: DTypeLike | None) -> Any:
-        """The net with its weights."""
-        return engine.load(self.net, self.tensors, self.table, name=name, dtype=dtype)
+    def load(self, name: str, dtype: DTypeLike | None, sharding: engine.Placement) -> Any:
+        """The net with its weights; arguments as of `engine.load`."""
+        return engine.load(
+            self.net, self.tensors, self.table, name=name, dtype=dtype, sharding=sharding
+        )
 
 
 def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str, Plan]:

@@ -16,6 +16,9 @@ from jax.typing import DTypeLike
 from convert.rules import Table
 from fmv2.errors import UserError
 
+Placement = Callable[[str], jax.sharding.Sharding] | jax.sharding.Sharding | None
+"""Where weights go: one sharding for all, or a function of the Flax path; None: default device."""
+
 
 class ConversionError(UserError):
     """Weights that do not fit a net. `faults` lists every one."""
@@ -41,7 +44,7 @@ def load(
     *,
     name: str,
     dtype: DTypeLike | None = None,
-    sharding: Callable[[str], jax.sharding.Sharding] | jax.sharding.Sharding | None = None,
+    sharding: Placement = None,
 ) -> nnx.Module:
     """The net with the file's weights.
 
@@ -54,8 +57,7 @@ def load(
       table: the weight table of this kind of net.
       name: what to call the net in an error ("unet").
       dtype: of floating-point weights; None keeps each tensor's own.
-      sharding: where the weights go: one for all, or a function of the Flax path; None is the
-        default device.
+      sharding: where the weights go.
     Raises:
       ConversionError: any name that is unknown, missing, doubled or ambiguous, any shape that
         differs; all of them.

@@ -17,11 +17,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
@@ -32,7 +34,8 @@ from convert.kinds import Part, identify
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.models.arcface import ArcFace
-from fmv2.models.clip import CLIPTextModel, CLIPVisionModelWithProjection
+from fmv2.models.clip_text import CLIPTextModel
+from fmv2.models.clip_vision import CLIPVisionModelWithProjection
 from fmv2.models.id_adapter import IdAdapter
 from fmv2.models.shadingnet import ShadingNet
 from fmv2.models.unet import UNet
@@ -113,6 +116,7 @@ def read(
     source: Assembly,
     *,
     dtype: DTypeLike | None = None,
+    sharding: Callable[[str, str], Sharding] | Sharding | None = None,
     on_read: Callable[[int], None] = lambda size: None,
 ) -> Model:
     """The nets with the source's weights.
@@ -120,6 +124,8 @@ def read(
     Args:
       source: from `assemble`.
       dtype: of the weights; None keeps each tensor's own.
+      sharding: where they go: one for all, or a function of component and Flax path; None is the
+        default device.
       on_read: told the bytes of each tensor as it is read.
     Raises:
       UserError: all that does not fit, before anything is read.
@@ -135,8 +141,12 @@ def read(
         faults.append(str(e))
     if faults:
         raise engine.ConversionError("does not fit", faults)
+
+    def place(name: str):
+        return partial(sharding, name) if callable(sharding) else sharding
+
     return Model(
-        **{name: plan.load(name, dtype) for name, plan in plans.items()},
+        **{name: plan.load(name, dtype, place(name)) for name, plan in plans.items()},
         tokenizer={p.name: p.read_bytes() for p in source.tokenizer.iterdir() if p.is_file()},
         scheduler=source.scheduler,
     )

@@ -4,12 +4,14 @@ import dataclasses
 import re
 import shutil
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.torch import load_file, save_file
 
 from convert import folder as folders
@@ -19,7 +21,7 @@ from convert.folder import assemble, read, write
 from convert.kinds import identify
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
-from fmv2.models.clip import CLIPVisionConfig
+from fmv2.models.clip_vision import CLIPVisionConfig
 from fmv2.models.id_adapter import IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig
 from fmv2.models.unet import UNetConfig
@@ -103,6 +105,18 @@ def test_dtype_on_reading(export):
         assert {leaf[...].dtype for _, leaf in nnx.to_flat_state(nnx.state(net))} == {
             jnp.dtype(jnp.bfloat16)
         }
+
+
+def test_weights_go_straight_where_they_are_wanted(export):
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    shard, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
+
+    def place(component, path):
+        return shard if (component, path) == ("unet", "mid_block.resnets.0.conv2.bias") else whole
+
+    unet = read(assemble([export]), sharding=place).unet
+    assert unet.mid_block.resnets[0].conv2.bias[...].sharding == shard
+    assert unet.mid_block.resnets[0].conv1.bias[...].sharding == whole
 
 
 def test_contents(export):

@@ -17,13 +17,8 @@ from convert.engine import dump, load, torch_shapes
 from convert.tables.clip import CLIP_TEXT, CLIP_TEXT_WITH_PROJECTION, CLIP_VISION
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
-from fmv2.models.clip import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from fmv2.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from fmv2.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from tests.parity import randomize_, refs, relative_error, to_nchw, to_nhwc
 
 TEXT, VISION = CLIPTextConfig.tiny(), CLIPVisionConfig.tiny()
