@@ -125,8 +125,7 @@ def kernel_cost(compiled_text: str, flops_per_cycle: float) -> dict[str, float]:
 
     Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). On the matrix
     unit a head pads to a multiple of 128; on the vector unit the softmax of a logit takes about six
-    operations forward and ten backward. Nothing is taken to overlap. Keys and values are read once
-    for each block of queries, of 1024.
+    operations forward and ten backward. Nothing is taken to overlap.
     """
     cost = {"calls": 0, "flops": 0.0, "bytes": 0.0, "cycles": 0.0}
     for line in compiled_text.splitlines():
@@ -144,10 +143,11 @@ def kernel_cost(compiled_text: str, flops_per_cycle: float) -> dict[str, float]:
         matrix = 2 * products * logits * padded / flops_per_cycle
         vector = vector_operations * logits / VECTOR_OPERATIONS_PER_CYCLE
         one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
-        rereads = math.ceil(tokens / 1024)
         # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
-        # q, o, do and the parts of dq for each block of keys.
-        cost["bytes"] += one * ((4 + 4 * rereads) if backward else (2 + 2 * rereads))
+        # q, o, do and a part of dq for each block of keys.
+        whole = backward and tokens <= 4096 and head_dim <= 128
+        blocks = 1 if whole else math.ceil(tokens / 1024)
+        cost["bytes"] += one * ((4 + 4 * blocks) if backward else (2 + 2 * blocks))
         cost["flops"] += 2 * products * logits * head_dim
         cost["cycles"] += matrix + vector
         cost["calls"] += 1

@@ -80,16 +80,20 @@ def _splash(query, key, value):
     )
 
     _, tokens, heads, head_dim = query.shape
-    # The largest tile of at most 1024 that divides the tokens.
-    tile = next(n for n in (1024, 512, 256, _SPLASH_TILE) if tokens % n == 0)
+    # The largest tiles that divide the tokens and, with a head of 256, fit into v5e's VMEM. Where
+    # all keys fit at once, the backward kernel has one sum for dq instead of one for each block.
+    forward, backward = (
+        next(n for n in sizes if tokens % n == 0)
+        for sizes in ((1024, 512, 256, _SPLASH_TILE), (512, 256, _SPLASH_TILE))
+    )
     kernel = make_splash_mha_single_device(
         MultiHeadMask([FullMask((tokens, tokens))] * heads),
         block_sizes=BlockSizes(
-            block_q=tile,
-            block_kv=tile,
-            block_q_dkv=tile,
-            block_kv_dkv=tile,
-            block_kv_dkv_compute=tile,
+            block_q=forward,
+            block_kv=forward,
+            block_q_dkv=backward,
+            block_kv_dkv=tokens if tokens <= 4096 and head_dim <= 128 else forward,
+            block_kv_dkv_compute=backward,
             use_fused_bwd_kernel=True,
         ),
     )
