@@ -72,7 +72,7 @@ def interpolate(
     fragments: Fragments, faces: Int[Array, "f 3"], attributes: Float[Array, "v c"]
 ) -> Float[Array, "h w c"]:
     """Vertex attributes at each pixel, by its barycentrics; zero where nothing is."""
-    of_corners = attributes[faces[fragments.triangle]]
+    of_corners = attributes[faces][fragments.triangle]
     return jnp.sum(of_corners * fragments.barycentrics[..., None], axis=-2)
 
 

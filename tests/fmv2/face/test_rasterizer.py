@@ -164,6 +164,7 @@ def test_gradients_agree_with_finite_differences():
         vertices = jnp.asarray(vertices, jnp.float64)
         attributes = jnp.asarray(np.random.default_rng(0).normal(size=vertices.shape))
 
+        @jax.jit
         def outputs(vertices, attributes):
             fragments = rasterize(vertices, faces, (12, 16))
             depth = jnp.where(fragments.triangle >= 0, fragments.depth, 0.0)
