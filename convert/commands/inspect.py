@@ -34,6 +34,9 @@ def inspect(path: Positional[Path], /, *, base: Path | None = None) -> int:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for fault in faults:
         console.print(f"fault: {fault}", highlight=False, soft_wrap=True)
+    if faults and base is None and "unet" not in source.parts:
+        mend = "held against Stable Diffusion 1.5: name another base with --base FOLDER"
+        console.print(f"note: {mend}", highlight=False, soft_wrap=True)
     return int(bool(faults))
 
 

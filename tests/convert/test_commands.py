@@ -117,6 +117,7 @@ def test_inspect_takes_stable_diffusion_15_without_a_base(fmv2, sources):
     status, out, _ = fmv2("inspect", sources.model_bin)
     assert status == 1
     assert "expected (320, 4, 3, 3)" in out
+    assert "name another base with --base" in out
 
 
 def truncate(folder):
