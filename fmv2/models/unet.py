@@ -291,6 +291,11 @@ class UNet(Encoder):
         x, found = self.mid_block(x, time, given)
         maps = {**maps, **found}
         if residuals is not None:
+            if len(residuals.down) != len(skips):
+                raise ValueError(
+                    f"residuals.down must hold {len(skips)} maps, got {len(residuals.down)}: "
+                    "make the ShadingNet with ShadingNetConfig.for_unet"
+                )
             x = x + residuals.mid.astype(x.dtype)
             skips = [a + b.astype(a.dtype) for a, b in zip(skips, residuals.down, strict=True)]
         for block in self.up_blocks:

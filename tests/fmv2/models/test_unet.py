@@ -248,6 +248,14 @@ def test_id_tokens_without_an_adapter_are_refused(sd1):
         sd1[1](*inputs(TINY), id_tokens=jnp.zeros((2, 4, 32)))
 
 
+def test_residuals_of_another_net_are_refused(sd1):
+    _, ours = sd1
+    given = inputs(TINY)
+    residuals = Residuals((normal(2, 16, 16, 32),), normal(2, 2, 2, 64))
+    with pytest.raises(ValueError, match="must hold 12 maps, got 1"):
+        jax.eval_shape(lambda net, *given: net(*given, residuals=residuals), ours, *given)
+
+
 @pytest.mark.slow
 def test_full_width_equals_diffusers():
     """SD 1.5 itself, 860 M random weights, one forward."""
