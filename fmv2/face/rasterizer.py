@@ -1,9 +1,9 @@
 """Which triangle each pixel sees: a z-buffer with static shapes, exact for every mesh.
 
 Each triangle's bounding box is cut into windows of 4×4 pixels. The windows of all triangles form
-one list, most often one or two per triangle; a loop takes a fixed number of them per turn, computes
-their pixels densely and scatters depth, then index, into the picture. So shapes are static and
-work follows the covered area, while a triangle may be as large as it likes.
+one list, a few per triangle of a head; a loop takes a fixed number of them per turn, computes their
+pixels densely and scatters depth, then index, into the picture. So shapes are static and work
+follows the covered area, while a triangle may be as large as it likes.
 
 The choice of triangle is not differentiated. Barycentrics and depth are computed again from the
 vertices of the chosen triangle, and carry the gradient.
@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from fmv2.face.camera import to_pixels
 
-_WINDOW = 4
-_WINDOWS_PER_TURN = 4096
+_SMALLEST_WINDOW = 4
+_PIXELS_PER_TURN = 65536
+_MOST_WINDOWS = 2**30  # counted in int32, with room for the last turn
 _NO_TRIANGLE = jnp.iinfo(jnp.int32).max
 
 
@@ -44,8 +45,6 @@ def rasterize(
       projected: normalised coordinates, see `fmv2.face.camera`; a smaller z is nearer.
       faces: triangles, wound either way.
       size: height and width in pixels.
-    Raises:
-      ValueError: so many triangles in so large a picture that int32 cannot count their windows.
     """
     height, width = size
     pixels = jnp.concatenate([to_pixels(projected, size), projected[:, 2:]], axis=-1)
@@ -60,7 +59,9 @@ def rasterize(
     x = jnp.arange(width, dtype=corners.dtype)[None]
     y = jnp.arange(height, dtype=corners.dtype)[:, None]
     edges = _edges(seen, x, y)
-    barycentrics = edges / jnp.sum(edges, axis=0)[None]
+    area = jnp.sum(edges, axis=0)
+    # A sliver may round to no area here though it had some when it was chosen.
+    barycentrics = edges / jnp.where(area == 0, 1.0, area)[None]
     return Fragments(
         triangle,
         jnp.where(covered[..., None], jnp.moveaxis(barycentrics, 0, -1), 0.0),
@@ -79,55 +80,64 @@ def interpolate(
 def _nearest(corners: Float[Array, "f 3 3"], size: tuple[int, int]) -> Int[Array, "h w"]:
     """The index of the nearest triangle at each pixel, -1 where none is."""
     height, width = size
-    in_picture = math.ceil(height / _WINDOW) * math.ceil(width / _WINDOW)
-    most = len(corners) * in_picture
-    if most > _NO_TRIANGLE:
-        raise ValueError(
-            f"{len(corners)} triangles at {height}×{width} pixels may need {most} windows, at most"
-            f" {_NO_TRIANGLE} are counted: draw at most {_NO_TRIANGLE // in_picture} triangles"
-        )
+    side, most = _window_side(len(corners), size)
     limits = jnp.array([[width, height]], corners.dtype)
     first = jnp.clip(jnp.ceil(jnp.min(corners[..., :2], axis=1)), 0, limits).astype(jnp.int32)
     last = jnp.clip(jnp.floor(jnp.max(corners[..., :2], axis=1)), -1, limits - 1).astype(jnp.int32)
-    across, down = (jnp.maximum(last - first + _WINDOW, 0) // _WINDOW).T
+    across, down = (jnp.maximum(last - first + side, 0) // side).T
     counts = jnp.where(jnp.isfinite(corners).all(axis=(1, 2)), across * down, 0)
     ends = jnp.cumsum(counts)
 
-    per_turn = min(_WINDOWS_PER_TURN, most)
-    offset = jnp.arange(_WINDOW**2, dtype=jnp.int32)[:, None]
+    per_turn = min(max(_PIXELS_PER_TURN // side**2, 1), most)
+    offset = jnp.arange(side**2, dtype=jnp.int32)[:, None]
+    dropped = height * width  # beyond the picture
 
-    def turn(state):
-        start, depth, nearest = state
+    def fragments(start):
+        """Pixel, depth and triangle of the windows from `start` on."""
         window = start + jnp.arange(per_turn, dtype=jnp.int32)
         triangle = jnp.searchsorted(ends, window, side="right", method="scan_unrolled")
         triangle = jnp.minimum(triangle, len(corners) - 1)
         place = window - (ends - counts)[triangle]
         row, column = jnp.divmod(place, jnp.maximum(across[triangle], 1))
         # Windows along the last axis, the lanes of a TPU.
-        x = (first[triangle, 0] + _WINDOW * column)[None] + offset % _WINDOW
-        y = (first[triangle, 1] + _WINDOW * row)[None] + offset // _WINDOW
+        x = (first[triangle, 0] + side * column)[None] + offset % side
+        y = (first[triangle, 1] + side * row)[None] + offset // side
         of_window = jnp.moveaxis(corners[triangle], 0, -1)[:, :, None]
         edges = _edges(of_window, x.astype(corners.dtype), y.astype(corners.dtype))
         area = jnp.sum(edges, axis=0)
         inside = (edges >= 0).all(axis=0) | (edges <= 0).all(axis=0)
         inside &= (area != 0) & (window < ends[-1])[None]
         inside &= (x <= last[triangle, 0][None]) & (y <= last[triangle, 1][None])
-        barycentrics = edges / jnp.where(inside, area, 1.0)[None]
-        # Compared with itself below, so it must not be computed twice with different rounding.
-        z = lax.optimization_barrier(_depth(of_window[:, 2], barycentrics))
+        z = _depth(of_window[:, 2], edges / jnp.where(inside, area, 1.0)[None])
+        return jnp.where(inside, y * width + x, dropped), z, triangle
 
-        pixel = jnp.where(inside, y * width + x, height * width)  # beyond the picture: dropped
+    def turn(state):
+        # Draws what the turn before has computed: a loop's state lies in memory, so the depth that
+        # is scattered and the depth that is compared with it are the same bits. Computed here, the
+        # compiler may do it twice and round differently.
+        start, depth, nearest, (pixel, z, triangle) = state
         nearer = depth.at[pixel].min(z, mode="drop")
         nearest = jnp.where(nearer < depth, _NO_TRIANGLE, nearest)
         is_nearest = z == nearer.at[pixel].get(mode="fill", fill_value=jnp.nan)
         claim = jnp.where(is_nearest, triangle[None], _NO_TRIANGLE)
-        return start + per_turn, nearer, nearest.at[pixel].min(claim, mode="drop")
+        nearest = nearest.at[pixel].min(claim, mode="drop")
+        return start + per_turn, nearer, nearest, fragments(start)
 
     depth = jnp.full(height * width, jnp.inf, corners.dtype)
     nearest = jnp.full(height * width, _NO_TRIANGLE, jnp.int32)
-    state = (jnp.int32(0), depth, nearest)
-    _, _, nearest = lax.while_loop(lambda state: state[0] < ends[-1], turn, state)
+    state = (jnp.int32(per_turn), depth, nearest, fragments(jnp.int32(0)))
+    _, _, nearest, _ = lax.while_loop(lambda s: s[0] - per_turn < ends[-1], turn, state)
     return jnp.where(nearest == _NO_TRIANGLE, -1, nearest).reshape(size)
+
+
+def _window_side(triangles: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Side of the windows in pixels, and their number if every triangle fills the picture."""
+    side = _SMALLEST_WINDOW
+    while True:
+        most = triangles * math.ceil(size[0] / side) * math.ceil(size[1] / side)
+        if most <= _MOST_WINDOWS:
+            return side, most
+        side *= 2
 
 
 def _edges(corners: Float[Array, "3 3 ..."], x: Array, y: Array) -> Float[Array, "3 ..."]:

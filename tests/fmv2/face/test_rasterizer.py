@@ -109,7 +109,7 @@ def test_what_has_no_area_or_lies_outside_draws_nothing():
 def test_many_triangles_that_each_cover_the_picture():
     """More windows than one turn of the loop takes, the nearest triangle among them anywhere."""
     size, rng = (64, 128), np.random.default_rng(0)
-    assert 4 * rasterizer._WINDOW**2 * rasterizer._WINDOWS_PER_TURN < 40 * 64 * 128
+    assert 4 * rasterizer._PIXELS_PER_TURN < 40 * 64 * 128
     depths = rng.permutation(40)
     vertices = np.concatenate([[[-200, -9, z], [400, -90, z], [7, 900, z + 0.5]] for z in depths])
     faces = np.arange(120, dtype=np.int32).reshape(-1, 3)
@@ -173,7 +173,11 @@ def test_gradients_agree_with_finite_differences():
         check_grads(outputs, (vertices, attributes), order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
 
 
-def test_more_windows_than_int32_counts_are_refused():
-    vertices, faces = np.zeros((3, 3), np.float32), np.zeros((40_000, 3), np.int32)
-    with pytest.raises(ValueError, match=r"40000 triangles at 2048×2048.*draw at most 8191"):
-        jax.eval_shape(lambda: rasterize(vertices, faces, (2048, 2048)))
+@pytest.mark.parametrize("most", [20, 1])
+def test_windows_grow_where_their_number_could_not_be_counted(monkeypatch, most):
+    monkeypatch.setattr(rasterizer, "_MOST_WINDOWS", 30 * most)
+    size = (24, 40)
+    vertices, faces = soup(np.random.default_rng(0), 30, [-30, -20, -1], [70, 44, 1])
+    projected = normalised(vertices, size)
+    triangle = jax.jit(lambda v: rasterize(v, faces, size).triangle)(projected)
+    np.testing.assert_array_equal(triangle, reference.rasterize(projected, faces, size)[0])

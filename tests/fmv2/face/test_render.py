@@ -19,6 +19,8 @@ CAMERA = np.float32([0.9, 0.06, -0.04])
 IMAGE_FROM_CROP = np.float32([[0.21, -0.05, 3.0], [0.05, 0.21, -4.5]])
 SIZE = (40, 56)
 
+drawn_by = jax.jit(render, static_argnames="size")
+
 
 def light(seed=0):
     coefficients = 0.4 * np.random.default_rng(seed).normal(size=(9, 3))
@@ -95,8 +97,9 @@ def test_each_harmonic_by_itself():
 @pytest.mark.parametrize("head", [bowl, lambda: ball(24, 36)], ids=["bowl", "ball"])
 def test_rendering_equals_float64_numpy(head):
     vertices, faces = head()
-    drawn = jax.jit(lambda *a: render(*a, size=SIZE, image_from_crop=IMAGE_FROM_CROP))
-    got = drawn(vertices, surface(faces), CAMERA, light())
+    got = drawn_by(
+        vertices, surface(faces), CAMERA, light(), size=SIZE, image_from_crop=IMAGE_FROM_CROP
+    )
     triangle, normals, depth, shading, turned_away = reference.render(
         vertices, faces, CAMERA, light(), IMAGE_FROM_CROP, SIZE
     )
@@ -113,7 +116,7 @@ def test_rendering_equals_float64_numpy(head):
 
 def test_without_a_crop_the_camera_fills_the_picture():
     vertices, faces = ball(12, 18)
-    drawn = render(vertices, surface(faces), CAMERA, light(), size=(32, 32))
+    drawn = drawn_by(vertices, surface(faces), CAMERA, light(), size=(32, 32))
     identity = np.array([[32 / 224, 0, 0], [0, 32 / 224, 0]])
     want = reference.render(vertices, faces, CAMERA, light(), identity, (32, 32))[3]
     np.testing.assert_allclose(drawn.shading, want, rtol=0, atol=1e-5)
@@ -142,7 +145,7 @@ def test_a_batch_equals_one_by_one():
     many = jax.jit(jax.vmap(lambda *a: render(a[0], head, CAMERA, a[1], size=(24, 24))))
     many = many(heads, lights)
     for index in range(3):
-        one = render(heads[index], head, CAMERA, lights[index], size=(24, 24))
+        one = drawn_by(heads[index], head, CAMERA, lights[index], size=(24, 24))
         for got, want in zip(many, one, strict=True):
             np.testing.assert_allclose(got[index], want, rtol=0, atol=1e-5)
 
