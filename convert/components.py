@@ -158,7 +158,12 @@ class Plan:
     table: Table
     tensors: Tensors
 
-    def load(self, name: str, dtype: DTypeLike | None, sharding: engine.Placement) -> Any:
+    def load(
+        self,
+        name: str,
+        dtype: DTypeLike | None = None,
+        sharding: engine.Placement = None,
+    ) -> Any:
         """The net with its weights; arguments as of `engine.load`."""
         return engine.load(
             self.net, self.tensors, self.table, name=name, dtype=dtype, sharding=sharding
