@@ -145,8 +145,7 @@ def kernel_cost(compiled_text: str, flops_per_cycle: float) -> dict[str, float]:
         one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
         # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
         # q, o, do and a part of dq for each block of keys.
-        whole = backward and tokens <= 4096 and head_dim <= 128
-        blocks = 1 if whole else math.ceil(tokens / 1024)
+        blocks = math.ceil(tokens / (2048 if backward and head_dim <= 128 else 1024))
         cost["bytes"] += one * ((4 + 4 * blocks) if backward else (2 + 2 * blocks))
         cost["flops"] += 2 * products * logits * head_dim
         cost["cycles"] += matrix + vector

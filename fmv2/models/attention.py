@@ -80,20 +80,20 @@ def _splash(query, key, value):
     )
 
     _, tokens, heads, head_dim = query.shape
-    # The largest tiles that divide the tokens and, with a head of 256, fit into v5e's VMEM. Where
-    # all keys fit at once, the backward kernel has one sum for dq instead of one for each block.
-    forward, backward = (
-        next(n for n in sizes if tokens % n == 0)
-        for sizes in ((1024, 512, 256, _SPLASH_TILE), (512, 256, _SPLASH_TILE))
+    # Tiles divide the tokens and fit v5e's VMEM with a program around them. The backward kernel
+    # has one sum for dq for each of its blocks of keys, so these are as large as they may be.
+    queries, keys, inner = (
+        next(n for n in (2048, 1024, 512, 256, _SPLASH_TILE) if n <= most and tokens % n == 0)
+        for most in (1024, 2048 if head_dim <= 128 else 1024, 512)
     )
     kernel = make_splash_mha_single_device(
         MultiHeadMask([FullMask((tokens, tokens))] * heads),
         block_sizes=BlockSizes(
-            block_q=forward,
-            block_kv=forward,
-            block_q_dkv=backward,
-            block_kv_dkv=tokens if tokens <= 4096 and head_dim <= 128 else forward,
-            block_kv_dkv_compute=backward,
+            block_q=queries,
+            block_kv=queries,
+            block_q_dkv=inner,
+            block_kv_dkv=keys,
+            block_kv_dkv_compute=inner,
             use_fused_bwd_kernel=True,
         ),
     )
