@@ -19,7 +19,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt $(wildcard */__init__.py)
 		echo "No ensurepip: letting this Python's own pip install into .venv" >&2; \
 		$(PYTHON) -m venv --clear --without-pip .venv && \
 		$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check pip; }
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,prepare,test]'
 	@rm -rf .cache/jax  # what other versions compiled is never read again
 	@touch $@
 

@@ -1,0 +1,1 @@
+"""Training: config, losses, step, loop, checkpoints."""
