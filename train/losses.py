@@ -1,0 +1,159 @@
+"""The terms of the objective: functions of static shapes, without a loop over samples or masks.
+
+Papers: Face-MakeUpV2 (arXiv 2510.21775); Hang et al. 2023 (min-SNR weighting).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fmv2.diffusion.schedule import NoiseSchedule
+
+MapLoss = Literal["mass", "upstream", "none"]
+
+
+def noise_loss(
+    predicted: Float[Array, "b h w c"],
+    target: Float[Array, "b h w c"],
+    timesteps: Int[Array, " b"],
+    schedule: NoiseSchedule,
+    *,
+    min_snr_gamma: float | None = None,
+) -> Float[Array, ""]:
+    """Mean squared error of the prediction, float32.
+
+    Args:
+      predicted: by the net, in the schedule's own form.
+      target: what it should have said, see `NoiseSchedule.target`.
+      timesteps: of each sample.
+      schedule: for the signal-to-noise ratio, and for what is predicted.
+      min_snr_gamma: weight the error of x₀ by min(SNR, gamma); None weights all samples alike.
+    """
+    error = jnp.square(predicted.astype(jnp.float32) - target.astype(jnp.float32))
+    per_sample = error.mean(axis=(1, 2, 3))
+    if min_snr_gamma is not None:
+        snr = schedule.snr(timesteps)
+        clipped = jnp.minimum(snr, min_snr_gamma)
+        # What one unit of error in the prediction is in x₀'s, squared, over the signal-to-noise.
+        match schedule.prediction_type:
+            case "epsilon":
+                weight = jnp.where(snr > 0, clipped / jnp.where(snr > 0, snr, 1.0), 1.0)
+            case "v_prediction":
+                weight = clipped / (snr + 1)
+            case "sample":
+                weight = clipped
+        per_sample = weight * per_sample
+    return per_sample.mean()
+
+
+def map_loss(
+    attention: Mapping[int, Float[Array, "b heads q t"]],
+    token_mask: Bool[Array, "b k t"],
+    masks: Float[Array, "b k g g"],
+    valid: Bool[Array, "b k"],
+    form: MapLoss,
+) -> Float[Array, ""]:
+    """How far the attention of each phrase's tokens is from the phrase's region.
+
+    The mean over all valid phrases of the batch, summed over layers; 0 where there are none.
+
+    Args:
+      attention: probabilities of the text cross-attention at this grid, q = g·g, by layer.
+      token_mask: the tokens of phrase k.
+      masks: the fraction of each cell in its region.
+      valid: which phrases count. One without tokens never does.
+      form: "mass": the part of the phrase's attention that falls outside its region, which a map
+        can bring to 0. "upstream": the published squared difference between each token's
+        probability and the region's mask (binarised at one half), of which the tokens' mean is one
+        more column; since probabilities over tokens sum to 1, two tokens that share a region cannot
+        bring it to 0. "none": 0.
+    """
+    if form == "none":
+        return jnp.zeros(())
+    tokens = token_mask.astype(jnp.float32)
+    count = tokens.sum(axis=-1)
+    valid = valid & (count > 0)
+    region = masks.reshape(*masks.shape[:2], -1)
+    term = {"mass": _mass_outside, "upstream": _squared_difference}[form]
+
+    def layer(probabilities):
+        per_phrase = term(probabilities, tokens, jnp.maximum(count, 1), region)
+        return jnp.sum(jnp.where(valid, per_phrase, 0)) / jnp.maximum(valid.sum(), 1)
+
+    return jnp.sum(jnp.stack([layer(probabilities) for probabilities in attention.values()]))
+
+
+def _mass_outside(probabilities, tokens, count, region):
+    of_phrase = jnp.einsum("bhqt,bkt->bkhq", probabilities, tokens)
+    inside = jnp.einsum("bkhq,bkq->bkh", of_phrase, region)
+    return 1 - (inside / jnp.maximum(of_phrase.sum(axis=-1), 1e-12)).mean(axis=-1)
+
+
+def _squared_difference(probabilities, tokens, count, region):
+    region = (region > 0.5).astype(jnp.float32)[:, :, None]
+    count = count[:, :, None, None]
+    of_phrase = jnp.einsum("bhqt,bkt->bkhq", probabilities, tokens)
+    squares = jnp.einsum("bhqt,bkt->bkhq", jnp.square(probabilities), tokens)
+    # Σ over the phrase's tokens of (p - m)², and the same of their mean.
+    each = squares - 2 * region * of_phrase + count * jnp.square(region)
+    mean = jnp.square(of_phrase / count - region)
+    return ((each + mean) / (count + 1)).mean(axis=(2, 3))
+
+
+def identity_loss(
+    embedding: Float[Array, "n e"],
+    identity: Float[Array, "n e"],
+    weight: Float[Array, " n"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """1 - cos between the faces seen in the estimated images and the ones wanted.
+
+    Args:
+      embedding: by a face encoder, of the estimates of x₀.
+      identity: the target, of any length.
+      weight: of each sample, ᾱ_t for the method; 0 takes it out.
+    Returns:
+      the loss, Σ weight·(1 - cos) over the number of samples with weight; and their mean cosine.
+    """
+    cosine = jnp.sum(_unit(embedding) * _unit(identity), axis=-1)
+    counts = weight > 0
+    number = jnp.maximum(counts.sum(), 1)
+    loss = jnp.sum(jnp.where(counts, weight * (1 - cosine), 0)) / number
+    return loss, jnp.sum(jnp.where(counts, cosine, 0)) / number
+
+
+def _unit(x: Float[Array, "n e"]) -> Float[Array, "n e"]:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+
+
+def stratified_timesteps(
+    key: Array, batch: int, every: int, bound: int, total: int
+) -> Int[Array, " b"]:
+    """Training steps, uniform over [0, total) for the batch as a whole, where samples 0, every,
+    2·every, … are sure to lie below `bound`: the ones that an image is estimated from.
+
+    Raises:
+      ValueError: one sample in `every` is more than the steps below `bound` are of all: the rest
+        cannot make up for it.
+    """
+    share, low = 1 / every, bound / total
+    if not 0 < bound <= total or share > low:
+        raise ValueError(
+            f"one sample in {every} below step {bound} of {total}: expected a bound of at least "
+            f"{-(-total // every)}, so that all steps stay equally likely"
+        )
+    pick, below, any_above = jax.random.split(key, 3)
+    # The others go below the bound just so often that every step is drawn alike in the mean.
+    rest = 1.0 if every == 1 else (low - share) / (1 - share)
+    sure = jnp.arange(batch) % every == 0
+    goes_below = sure | (jax.random.uniform(pick, (batch,)) < rest)
+    if bound == total:
+        return jax.random.randint(below, (batch,), 0, bound)
+    return jnp.where(
+        goes_below,
+        jax.random.randint(below, (batch,), 0, bound),
+        jax.random.randint(any_above, (batch,), bound, total),
+    )

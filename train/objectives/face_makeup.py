@@ -1,0 +1,153 @@
+"""Face-MakeUpV2: IdAdapter and ShadingNet learn beside a frozen Stable Diffusion.
+
+Paper: arXiv 2510.21775. Three terms: the noise, the attention of each phrase on its region, and the
+identity of the face in the estimated image.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from data.schema import Batch
+from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.face.align import TEMPLATE, crop_face
+from fmv2.models.arcface import normalize
+from fmv2.models.vae import Moments, sample
+from train.losses import MapLoss, identity_loss, map_loss, noise_loss, stratified_timesteps
+from train.objectives.inputs import clip_input, image_input, keep, resize, shading_input
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaceMakeUp:
+    """The objective's terms and their weights."""
+
+    map_loss: MapLoss = "mass"
+    """`mass`: the attention that falls outside the region; `upstream`: as published; `none`."""
+    map_weight: float = 1e-3
+    id_weight: float = 0.1
+    """0 leaves the identity term out, and with it the decoding of images."""
+    id_every: int = 8
+    """One sample in so many is decoded for the identity term."""
+    id_bound: int = 250
+    """Training step below which those samples lie: above, the estimated image shows no face yet."""
+    identity: Literal["record", "face_encoder"] = "record"
+    """Whose embedding: the record's, or what the model's face encoder sees in the aligned face."""
+    min_snr_gamma: float | None = None
+    """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
+
+    trained = ("adapter", "shadingnet")
+    frozen = ("unet", "vae", "text_encoder", "image_encoder", "face_encoder")
+
+    def grids(self, size: int) -> tuple[int, ...]:
+        """Sides of the attention grids that the map term looks at, for images of this size."""
+        return () if self.map_loss == "none" or self.map_weight == 0 else (size // 16,)
+
+    def loss(
+        self,
+        trained: Mapping[str, Any],
+        frozen: Mapping[str, Any],
+        batch: Batch,
+        key: Array,
+        schedule: NoiseSchedule,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The weighted sum of the terms, and each by itself.
+
+        Args:
+          trained: the nets named in `trained`, with float32 weights.
+          frozen: those named in `frozen`; the face encoder only where the identity needs one.
+          batch: of images whose sides are eight times the latents'.
+          key: for latents, noise and timesteps.
+          schedule: of the base model.
+        """
+        latents_key, noise_key, time_key = jax.random.split(key, 3)
+        vae = frozen["vae"]
+        x0 = self._latents(vae, batch, latents_key)
+        noise = jax.random.normal(noise_key, x0.shape)
+        timesteps = self._timesteps(time_key, len(x0), schedule.num_train_timesteps)
+        noisy = schedule.add_noise(x0, noise, timesteps)
+
+        identity = self._identity(frozen, batch)
+        tokens = self._id_tokens(trained["adapter"], frozen["image_encoder"], batch, identity)
+        context = frozen["text_encoder"](batch.input_ids).last_hidden_state
+        residuals = trained["shadingnet"](noisy, timesteps, tokens, shading_input(batch.shading))
+        grids = self.grids(batch.image.shape[1])
+        predicted, attention = frozen["unet"](
+            noisy,
+            timesteps,
+            context,
+            adapter=trained["adapter"],
+            id_tokens=tokens,
+            residuals=residuals,
+            attention_at=grids,
+        )
+        target = schedule.target(x0, noise, timesteps)
+        terms = {
+            "noise": noise_loss(
+                predicted, target, timesteps, schedule, min_snr_gamma=self.min_snr_gamma
+            )
+        }
+        loss = terms["noise"]
+        if grids:
+            terms["map"] = map_loss(
+                attention, batch.token_mask, batch.masks[grids[0]], batch.mask_valid, self.map_loss
+            )
+            loss += self.map_weight * terms["map"]
+        if self.id_weight:
+            predictions = schedule.predictions(predicted.astype(jnp.float32), noisy, timesteps)
+            terms["id"], terms["id_cosine"] = self._identity_term(
+                frozen, batch, predictions.sample, timesteps, identity, schedule
+            )
+            loss += self.id_weight * terms["id"]
+        return loss, {"loss": loss, **terms}
+
+    def _latents(self, vae, batch, key):
+        if batch.latent_moments is not None:
+            moments = Moments(*jnp.split(batch.latent_moments.astype(jnp.float32), 2, axis=-1))
+        else:
+            moments = vae.encode(image_input(batch.image))
+            moments = Moments(*(x.astype(jnp.float32) for x in moments))
+        return vae.config.scale(sample(moments, key))
+
+    def _timesteps(self, key, batch, total):
+        if self.id_weight:
+            return stratified_timesteps(key, batch, self.id_every, self.id_bound, total)
+        return jax.random.randint(key, (batch,), 0, total)
+
+    def _identity(self, frozen, batch):
+        """Of the face itself, whether or not the model is told of it."""
+        if self.identity == "record":
+            return batch.face_id
+        encoder = frozen["face_encoder"]
+        face = resize(image_input(batch.face), encoder.config.image_size)
+        return normalize(encoder(face))
+
+    def _id_tokens(self, adapter, image_encoder, batch, identity):
+        pixels = clip_input(batch.face, image_encoder.config.image_size)
+        pixels = keep(pixels, batch.face_dropped | batch.id_dropped)
+        features = image_encoder.hidden_state(pixels, -2)
+        return adapter.image_proj(keep(identity, batch.id_dropped), features)
+
+    def _identity_term(self, frozen, batch, x0, timesteps, identity, schedule):
+        """Of samples 0, every, 2·every, …: each device decodes the same number of its own."""
+
+        def some(x):
+            return x.reshape(-1, self.id_every, *x.shape[1:])[:, 0]
+
+        landmarks = some(batch.landmarks)
+        known = jnp.isfinite(landmarks).all(axis=(1, 2))
+        # Not to be seen, but NaN would pass into the gradient even of what is not counted.
+        landmarks = jnp.where(known[:, None, None], landmarks, jnp.asarray(TEMPLATE)[None])
+        vae, encoder = frozen["vae"], frozen["face_encoder"]
+        images = vae.decode(vae.config.unscale(some(x0))).astype(jnp.float32)
+        faces = jax.vmap(crop_face, in_axes=(0, 0, None))(
+            images, landmarks, encoder.config.image_size
+        )
+        weight = jnp.asarray(schedule.alphas_cumprod)[some(timesteps)]
+        weight = jnp.where(known & ~some(batch.id_dropped), weight, 0)
+        return identity_loss(encoder(faces), some(identity), weight)

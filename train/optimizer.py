@@ -1,0 +1,100 @@
+"""Gradients to updates: optax, put together from a typed config."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer, its learning rate over time, and what is averaged."""
+
+    name: Literal["adamw", "adafactor", "lion"] = "adamw"
+    """AdamW keeps two moments in float32; Adafactor factors of one; Lion one, in bfloat16."""
+    learning_rate: float = 1e-4
+    """At its peak."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Constant, or half a cosine down to a hundredth of the peak at the last step."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 1e-2
+    """Per step, times the learning rate."""
+    decay_all: bool = False
+    """Let norms and biases decay too; kernels and embeddings always do."""
+    b1: float = 0.9
+    """Of the first moment."""
+    b2: float = 0.999
+    """Of the second moment; Lion's usual one is 0.99."""
+    eps: float = 1e-8
+    """Beside the root of AdamW's second moment."""
+    clip_norm: float | None = 1.0
+    """Longest gradient, over all weights together; None clips nothing."""
+    accumulation: int = 1
+    """Micro-batches that one step's batch is worked off in."""
+    ema_decay: float | None = 0.9999
+    """Of the weights' running mean; less in the first steps. None keeps no mean."""
+
+    def __post_init__(self):
+        limits = {
+            "learning_rate": self.learning_rate > 0,
+            "warmup_steps": self.warmup_steps >= 0,
+            "weight_decay": self.weight_decay >= 0,
+            "b1": 0 <= self.b1 < 1,
+            "b2": 0 <= self.b2 < 1,
+            "eps": self.eps > 0,
+            "clip_norm": self.clip_norm is None or self.clip_norm > 0,
+            "accumulation": self.accumulation >= 1,
+            "ema_decay": self.ema_decay is None or 0 <= self.ema_decay < 1,
+        }
+        if faults := [f"{name}={getattr(self, name)}" for name, ok in limits.items() if not ok]:
+            raise ValueError(f"optimizer settings out of range: {', '.join(faults)}")
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate at each step of a run of `steps`."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=0.01)
+    else:
+        main = optax.constant_schedule(peak)
+    if warmup == 0:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clip, then the optimizer with decoupled weight decay."""
+    rate = learning_rate(config, steps)
+    mask = None if config.decay_all else _decays
+    decay: Any = {"weight_decay": config.weight_decay, "mask": mask}
+    match config.name:
+        case "adamw":
+            main = optax.adamw(rate, config.b1, config.b2, config.eps, **decay)
+        case "lion":
+            main = optax.lion(rate, config.b1, config.b2, mu_dtype=jnp.bfloat16, **decay)
+        case "adafactor":
+            main = optax.chain(
+                optax.scale_by_factored_rms(),
+                optax.clip_by_block_rms(1.0),
+                optax.add_decayed_weights(**decay),
+                optax.scale_by_learning_rate(rate),
+            )
+    clip = (
+        optax.identity()
+        if config.clip_norm is None
+        else optax.clip_by_global_norm(config.clip_norm)
+    )
+    return optax.chain(clip, main)
+
+
+def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
+    """The running mean's decay at a step: small at first, so that it forgets where it began."""
+    assert config.ema_decay is not None
+    return jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
+
+
+def _decays(params: Any) -> Any:
+    return jax.tree.map(lambda x: x.ndim > 1, params)
