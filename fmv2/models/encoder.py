@@ -6,6 +6,7 @@ Equals the parts of the same names in diffusers 0.42. Layout NHWC.
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 from flax import nnx
@@ -177,9 +178,9 @@ class DownBlock(nnx.Module):
     ) -> tuple[Float[Array, "b h2 w2 d"], tuple[Array, ...], AttentionMaps]:
         skips, maps = [], {}
         for resnet, transformer in itertools.zip_longest(self.resnets, self.attentions):
-            x = resnet(x, time)
+            x = given.kept(resnet)(x, time)
             if transformer is not None:
-                x, found = transformer(x, given)
+                x, found = given.kept(partial(transformer, given=given))(x)
                 maps |= found
             skips.append(x)
         for downsample in self.downsamplers:
@@ -201,8 +202,9 @@ class MidBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], time: Float[Array, "b e"], given: Given
     ) -> tuple[Float[Array, "b h w c"], AttentionMaps]:
-        x, maps = self.attentions[0](self.resnets[0](x, time), given)
-        return self.resnets[1](x, time), maps
+        x = given.kept(self.resnets[0])(x, time)
+        x, maps = given.kept(partial(self.attentions[0], given=given))(x)
+        return given.kept(self.resnets[1])(x, time), maps
 
 
 class Encoder(nnx.Module):

@@ -103,6 +103,7 @@ class ShadingNet(Encoder):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         attention: AttentionChoice = "auto",
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -124,6 +125,7 @@ class ShadingNet(Encoder):
         )
         self.config = config
         self.attention: AttentionChoice = attention
+        self.remat = remat
 
     @classmethod
     def from_unet(
@@ -133,11 +135,13 @@ class ShadingNet(Encoder):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         attention: AttentionChoice = "auto",
+        remat: bool = False,
         rngs: nnx.Rngs,
     ) -> Self:
         """A fresh ShadingNet as published: the U-Net's first half, behind convolutions of zeros."""
         config = ShadingNetConfig.for_unet(unet.config)
-        net = cls(config, dtype=dtype, param_dtype=param_dtype, attention=attention, rngs=rngs)
+        options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        net = cls(config, attention=attention, remat=remat, **options)
         for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
             weights = nnx.state(getattr(unet, name))
             nnx.update(getattr(net, name), jax.tree.map(lambda x: x.astype(param_dtype), weights))
@@ -162,9 +166,9 @@ class ShadingNet(Encoder):
         Raises:
           ValueError: the embedded shading map is not of the latents' size.
         """
-        given = Given(id_tokens, implementation=self.attention)
+        given = Given(id_tokens, implementation=self.attention, remat=self.remat)
         x = self.conv_in(latents)
-        embedded = self.controlnet_cond_embedding(shading.astype(x.dtype))
+        embedded = given.kept(self.controlnet_cond_embedding)(shading.astype(x.dtype))
         if embedded.shape != x.shape:
             factor = 2 ** (len(self.config.conditioning_embedding_out_channels) - 1)
             want = (factor * x.shape[1], factor * x.shape[2])

@@ -6,8 +6,10 @@ adapter as an argument where diffusers replaces the attention processors.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Unpack
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -32,6 +34,11 @@ class Given:
     scale: float | Float[Array, ""] = 1.0
     attention_at: tuple[tuple[int, int], ...] = ()
     implementation: AttentionChoice = "auto"
+    remat: bool = False
+
+    def kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A block's call as it is; with `remat`, its inside is computed again on the way back."""
+        return jax.checkpoint(call) if self.remat else call
 
 
 class Attention(nnx.Module):

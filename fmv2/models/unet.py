@@ -8,6 +8,7 @@ the net predicts ε, v or x₀ is a matter of its training and of the noise sche
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
 
 import jax.numpy as jnp
@@ -204,9 +205,9 @@ class UpBlock(nnx.Module):
         for resnet, transformer, skip in itertools.zip_longest(
             self.resnets, self.attentions, skips
         ):
-            x = resnet(jnp.concatenate([x, skip], axis=-1), time)
+            x = given.kept(resnet)(jnp.concatenate([x, skip], axis=-1), time)
             if transformer is not None:
-                x, found = transformer(x, given)
+                x, found = given.kept(partial(transformer, given=given))(x)
                 maps = {**maps, **found}
         for upsample in self.upsamplers:
             x = upsample(x, size)
@@ -222,6 +223,7 @@ class UNet(Encoder):
         softmax and attention maps are float32 in any case.
       param_dtype: of its weights.
       attention: the kernel for long self-attention.
+      remat: whether gradients compute each block's inside again instead of keeping it.
     """
 
     def __init__(
@@ -231,6 +233,7 @@ class UNet(Encoder):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         attention: AttentionChoice = "auto",
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -249,6 +252,7 @@ class UNet(Encoder):
         self.conv_out = nnx.Conv(channels, config.out_channels, (3, 3), padding=1, **options)
         self.config = config
         self.attention: AttentionChoice = attention
+        self.remat = remat
 
     def __call__(
         self,
@@ -284,7 +288,7 @@ class UNet(Encoder):
         if id_tokens is not None and adapter is None:
             raise ValueError("id_tokens need the adapter that made them: give adapter too")
         grids = tuple((g, g) if isinstance(g, int) else (g[0], g[1]) for g in attention_at)
-        given = Given(context, adapter, id_tokens, scale, grids, self.attention)
+        given = Given(context, adapter, id_tokens, scale, grids, self.attention, self.remat)
         x = self.conv_in(latents)
         time = self.time_embedding(timesteps, x.dtype)
         x, skips, maps = self.descend(x, time, given)

@@ -1,0 +1,53 @@
+"""Blocks computed again on the way back give the same gradients from less memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fmv2.models.shadingnet import ShadingNet
+from fmv2.models.unet import UNet, UNetConfig
+
+SMALL = dataclasses.replace(
+    UNetConfig.tiny(),
+    block_out_channels=(32, 32),
+    cross_attention=(True, False),
+    num_heads=(2, 2),
+    layers_per_block=1,
+)
+
+
+def gradient_and_kept(remat):
+    unet = UNet(SMALL, remat=remat, rngs=nnx.Rngs(0))
+    control = ShadingNet.from_unet(unet, remat=remat, rngs=nnx.Rngs(1))
+    for zero in (*control.controlnet_down_blocks, control.controlnet_mid_block):
+        zero.kernel[...] += 0.1  # else nothing reaches the control net's inside
+    graph, weights = nnx.split((unet, control))
+    keys = jax.random.split(jax.random.key(0), 4)
+    latents = jax.random.normal(keys[0], (2, 16, 16, 4))
+    context = jax.random.normal(keys[1], (2, 7, 32))
+    tokens = jax.random.normal(keys[2], (2, 4, 32))
+    shading = jax.random.uniform(keys[3], (2, 128, 128, 3))
+    timesteps = jnp.array([1, 500])
+
+    def loss(weights):
+        unet, control = nnx.merge(graph, weights)
+        residuals = control(latents, timesteps, tokens, shading)
+        out = unet(latents, timesteps, context, residuals=residuals, attention_at=(16,))
+        return jnp.sum(out.noise**2) + sum(jnp.sum(m**2) for m in out.attention.values())
+
+    kept = jax.eval_shape(lambda w: jax.vjp(loss, w)[1], weights)
+    return jax.jit(jax.grad(loss))(weights), size(kept) - size(weights)
+
+
+def size(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_gradients_are_the_same_and_less_is_kept():
+    (plain, plain_size), (again, again_size) = gradient_and_kept(False), gradient_and_kept(True)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+    assert again_size < plain_size / 3
