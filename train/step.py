@@ -24,6 +24,25 @@ Metrics = dict[str, Float[Array, ""]]
 class Objective(Protocol):
     """What a step minimises; see the modules of `train.objectives`."""
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The components of the model that it trains."""
+        ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Those that it reads."""
+        ...
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Optional fields of the batch that it needs."""
+        ...
+
+    def grids(self, size: int) -> tuple[int, ...]:
+        """Sides of the grids that it wants masks on, for images of this size."""
+        ...
+
     def loss(
         self,
         trained: Nets,

@@ -38,11 +38,20 @@ class FaceMakeUp:
     """Training step below which those samples lie: above, the estimated image shows no face yet."""
     identity: Literal["record", "face_encoder"] = "record"
     """Whose embedding: the record's, or what the model's face encoder sees in the aligned face."""
+    rank: int = 128
+    """Of the LoRA of an adapter that begins afresh."""
     min_snr_gamma: float | None = None
     """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
 
     trained = ("adapter", "shadingnet")
-    frozen = ("unet", "vae", "text_encoder", "image_encoder", "face_encoder")
+    extras = ()
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The nets that it reads; the face encoder only where a term or the identity needs it."""
+        faces = self.id_weight or self.identity == "face_encoder"
+        nets = ("unet", "vae", "text_encoder", "image_encoder")
+        return (*nets, "face_encoder") if faces else nets
 
     def grids(self, size: int) -> tuple[int, ...]:
         """Sides of the attention grids that the map term looks at, for images of this size."""
