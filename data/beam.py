@@ -1,6 +1,7 @@
 """Work on Apache Beam, one element at a time."""
 
 import logging
+import os
 import shlex
 import sys
 import threading
@@ -51,6 +52,23 @@ def run(
         pipeline.run().wait_until_finish()
     finally:
         threading.excepthook = previous
+
+
+def workers(runner: str, asked: int | None) -> int:
+    """How many processes to use: those asked for, or one per core.
+
+    Raises:
+      UserError: less than one; or any, of a runner that has its own workers.
+    """
+    if asked is None:
+        return os.cpu_count() or 1
+    if asked < 1:
+        raise UserError(f"--workers is {asked}: expected 1 or more")
+    if runner != LOCAL:
+        raise UserError(
+            f"--workers counts the {LOCAL}'s processes: give those of {runner} in --runner-options"
+        )
+    return asked
 
 
 def _import() -> Any:

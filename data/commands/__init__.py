@@ -1,0 +1,1 @@
+"""The subcommands of `fmv2 data`, one file each."""
