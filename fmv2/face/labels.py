@@ -30,5 +30,6 @@ NUMBER = {name: number for number, name in enumerate(LABELS)}
 def mirrored() -> tuple[int, ...]:
     """The label that each label becomes in a picture flipped left to right."""
     other_side = {"l_": "r_", "r_": "l_"}
-    names = [other_side.get(name[:2], name[:2]) + name[2:] for name in LABELS]
-    return tuple(NUMBER[name] for name in names)
+    turned = [other_side.get(name[:2], name[:2]) + name[2:] for name in LABELS]
+    # l_lip has no other side: it is the lower lip.
+    return tuple(NUMBER.get(new, NUMBER[name]) for name, new in zip(LABELS, turned, strict=True))

@@ -1,0 +1,141 @@
+"""Where a record's pixels go on the way into a batch: one window for picture, masks and points."""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8, UInt32
+
+from data.codec import unpack_masks
+from data.schema import MASKS
+from fmv2.face.labels import mirrored
+
+MaskResize = Literal["area", "bilinear"]
+
+_MIRRORED_LABELS = np.array(mirrored(), np.uint8)
+_MIRRORED_POINTS = (1, 0, 2, 4, 3)  # eyes and corners of the mouth change sides, the nose stays
+
+
+class Window(NamedTuple):
+    """The centred square of a picture, which becomes `size` pixels wide.
+
+    The crop comes first and at whole pixels: what is cut off is never resampled, and masks can be
+    averaged from their own pixels. Where `side` is `size` nothing is resampled at all.
+    """
+
+    top: int
+    left: int
+    side: int
+    size: int
+
+    @classmethod
+    def of(cls, height: int, width: int, size: int) -> "Window":
+        side = min(height, width)
+        return cls((height - side) // 2, (width - side) // 2, side, size)
+
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """The square at its own resolution."""
+        return pixels[self.top : self.top + self.side, self.left : self.left + self.side]
+
+    def picture(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
+        return resize(self.cut(pixels), self.size)
+
+    def labels(self, labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "size size"]:
+        """Each pixel the label at its centre: labels do not mix."""
+        place = ((np.arange(self.size) + 0.5) * self.side / self.size).astype(int)
+        return self.cut(labels)[np.ix_(place, place)]
+
+    def landmarks(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Pixel centres are at whole numbers, so that corners, not centres, scale. NaN stays."""
+        moved = points - np.array([self.left, self.top], np.float32)
+        scaled = (moved + 0.5) * (self.size / self.side) - 0.5
+        return scaled.astype(np.float32)
+
+
+def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A square picture at another size: averaged when it shrinks, interpolated when it grows."""
+    if len(pixels) == size:
+        return pixels
+    how = cv2.INTER_AREA if len(pixels) > size else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (size, size), interpolation=how)
+
+
+def shrink_masks(
+    planes: UInt8[np.ndarray, "s s"], count: int, grids: Sequence[int], how: MaskResize
+) -> dict[int, Float[np.ndarray, "8 g g"]]:
+    """The first `count` bit planes of a square on each grid: the fraction of a cell they cover.
+
+    Args:
+      how: `area` averages all of a cell. `bilinear` looks at no more than four pixels of it,
+        exactly as `torch.nn.functional.interpolate` without antialiasing.
+    """
+    finest = max(grids, default=1)
+    nested = all(finest % grid == 0 for grid in grids)  # as the levels of a U-Net are
+    if how == "area" and nested and len(planes) % finest == 0 and len(planes) < 256 * finest:
+        cells = _count_cells(unpack_masks(planes, count), finest)
+        return {grid: _merge_cells(cells, grid) / len(planes) ** 2 * grid**2 for grid in grids}
+    weights = _area_weights if how == "area" else _bilinear_weights
+    return {grid: _weigh(planes, count, weights(len(planes), grid)) for grid in grids}
+
+
+def _count_cells(masks: UInt8[np.ndarray, "n s s"], grid: int) -> UInt32[np.ndarray, "n g g"]:
+    """Pixels of each mask in each cell, whose columns a byte can count."""
+    n, side, _ = masks.shape
+    block = side // grid
+    columns = masks.reshape(n, grid, block, side).sum(2, dtype=np.uint8)
+    return columns.reshape(n, grid, grid, block).sum(3, dtype=np.uint32)
+
+
+def _merge_cells(cells: UInt32[np.ndarray, "n f f"], grid: int) -> Float[np.ndarray, "8 g g"]:
+    """The same count on a coarser grid."""
+    merged = np.zeros((MASKS, grid, grid), np.float32)
+    block = cells.shape[1] // grid
+    merged[: len(cells)] = cells.reshape(-1, grid, block, grid, block).sum((2, 4))
+    return merged
+
+
+def _weigh(
+    planes: UInt8[np.ndarray, "s s"], count: int, weights: Float[np.ndarray, "g s"]
+) -> Float[np.ndarray, "8 g g"]:
+    """Weighted means along both axes."""
+    used = weights.any(0)  # bilinear looks at few of the pixels
+    weights = weights[:, used]
+    masks = np.zeros((MASKS, len(weights), len(weights)), np.float32)
+    bits = unpack_masks(planes[np.ix_(used, used)], count).astype(np.float32)
+    masks[:count] = weights @ bits @ weights.T
+    return masks
+
+
+@functools.lru_cache(maxsize=64)
+def _area_weights(side: int, grid: int) -> Float[np.ndarray, "grid side"]:
+    """How much of each cell each pixel covers, along one axis."""
+    edges = np.arange(grid + 1) * side / grid
+    pixels = np.arange(side)
+    upper = np.minimum(edges[1:, None], pixels + 1)
+    lower = np.maximum(edges[:-1, None], pixels)
+    return (np.clip(upper - lower, 0, None) * grid / side).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def _bilinear_weights(side: int, grid: int) -> Float[np.ndarray, "grid side"]:
+    """The two pixels around each cell's centre; past the edge, the edge's."""
+    place = np.clip((np.arange(grid) + 0.5) * side / grid - 0.5, 0, side - 1)
+    distance = np.abs(place[:, None] - np.arange(side))
+    return np.clip(1 - distance, 0, None).astype(np.float32)
+
+
+def flip_landmarks(points: Float[np.ndarray, "5 2"], size: int) -> Float[np.ndarray, "5 2"]:
+    """Mirrored left to right; what was the left eye is the right one now."""
+    mirrored = np.stack([size - 1 - points[:, 0], points[:, 1]], -1).astype(np.float32)
+    return mirrored[list(_MIRRORED_POINTS)]
+
+
+def flip_labels(labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    return _MIRRORED_LABELS[labels[:, ::-1]]
+
+
+def flip_words(ids: Int[np.ndarray, "77"], left: int, right: int) -> Int[np.ndarray, "77"]:
+    """Token ids with "left" and "right" exchanged."""
+    return np.where(ids == left, right, np.where(ids == right, left, ids)).astype(ids.dtype)
