@@ -69,9 +69,8 @@ class Ledger:
             _refuse_other(self.out, json.loads(path.read_text()), plan)
             return
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            strangers = {path.name for path in self.out.iterdir()} - {".building", PROBLEMS}
-            if strangers:
+            there = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
+            if strangers := there - {self._building.name, PROBLEMS}:
                 raise UserError(
                     f"{self.out} holds {sorted(strangers)[0]!r} and no data set begun by this "
                     "command: give --out a free folder"
@@ -153,7 +152,7 @@ class Ledger:
         if self._local:
             with os.scandir(self._running) as entries:
                 return sum(e.stat().st_size for e in entries if e.name.endswith(".progress"))
-        names = {path.name.removesuffix(".json") for path in self._building.glob("*.json")}
+        names = {path.name.removesuffix(".json") for path in self._building.iterdir()}
         return sum(count for file, count in items.items() if file in names)
 
     def stop(self, reason: str) -> None:
@@ -186,9 +185,13 @@ class Ledger:
             self._building.rmtree()
 
     def _write(self, path: epath.Path, content: Any, *, raw: bool = False) -> None:
-        part = self._running / uuid.uuid4().hex
-        part.write_text(content if raw else json.dumps(content, indent=1))
-        part.replace(path)
+        text = content if raw else json.dumps(content, indent=1)
+        if self._local:
+            part = self._running / uuid.uuid4().hex
+            part.write_text(text)
+            part.replace(path)
+        else:
+            path.write_text(text)  # an object is there when it is whole
 
 
 def _refuse_other(out: epath.Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -201,6 +204,6 @@ def _refuse_other(out: epath.Path, there: Mapping[str, Any], now: Mapping[str, A
         if was.get(name) != asked.get(name)
     ]
     raise UserError(
-        f"{out} holds another data set ({'; '.join(differences) or 'its inputs have changed'}): "
+        f"{out} holds another data set ({'; '.join(differences) or 'its inputs, or their places, have changed'}): "
         "give --out a free folder, or go on with what it was begun with"
     )

@@ -277,14 +277,17 @@ def _finish(
         )
     from data.quiet_tfds import tfds
 
-    tfds.folder_dataset.write_metadata(
-        data_dir=ledger.out,
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=NAME, version=tfds.core.Version(VERSION), data_dir=str(ledger.out), module_name=""
+        ),
         features=source.schema.features(),
-        split_infos=[_split_info(split, ledger.out, shards, done) for split in records],
-        version=VERSION,
-        check_data=False,  # that would need TensorFlow
         metadata=tfds.core.MetadataDict(source.metadata),
     )
+    info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
+    splits = [_split_info(split, ledger.out, shards, done) for split in records]
+    info.set_splits(tfds.core.SplitDict(splits))
+    info.write_to_directory(ledger.out)
     ledger.finish(done)
 
 

@@ -57,6 +57,20 @@ COMMANDS = Group(
             },
             "Carry weights between PyTorch diffusers and Flax.",
         ),
+        "data": Group(
+            {
+                "synth": Command(
+                    "data.commands.synth:synth", "Make records from the procedural face world."
+                ),
+                "build": Command(
+                    "data.commands.build:build", "Make records from upstream's layout."
+                ),
+                "inspect": Command(
+                    "data.commands.inspect:inspect", "Look at a data set's records."
+                ),
+            },
+            "Make records for training, and look at them.",
+        ),
     },
     "Train, convert, run and measure Face-MakeUpV2 in JAX. `fmv2 --version` prints the version.",
 )
@@ -69,7 +83,8 @@ def main(args: Sequence[str] | None = None, commands: Group = COMMANDS) -> int |
       args: the words after `fmv2`; those of the process when None.
       commands: what may be run.
     Returns:
-      The exit status, None being 0; 2 after a UserError, whose message went to stderr.
+      The exit status, None being 0; 2 after a UserError, whose message went to stderr; 130 after
+      Ctrl-C.
     Raises:
       SystemExit: help was asked for, or the words cannot be read; tyro has said what is wrong.
     """
@@ -92,6 +107,9 @@ def main(args: Sequence[str] | None = None, commands: Group = COMMANDS) -> int |
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        return 130
 
 
 def _overview(group: Group) -> Any:

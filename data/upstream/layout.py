@@ -1,6 +1,7 @@
 """One item of upstream's JSON, in either era's form, as one type."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -75,6 +76,10 @@ def parse(number: int, content: Mapping[str, Any]) -> Item:
     problems: list[str] = []
     if isinstance(content, Repeated):
         problems.append("a name comes twice in it: keep one of each")
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        problems.append("half of a character is in it (a lone surrogate): write its text anew")
     image = content.get("image")
     if not isinstance(image, str) or not image:
         problems.append(f"image must be a path, got {image!r}")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.codec import MOST_PIXELS, encode_jpeg
 from data.upstream.layout import BadItem
@@ -53,8 +53,10 @@ def read(path: epath.Path, mode: Literal["RGB", "L"] = "RGB") -> Picture:
             return Picture(path, np.asarray(upright.convert(mode)), fit)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadItem(f"{path} is too large: {_SMALLER}") from error
+    except UnidentifiedImageError as error:
+        raise BadItem(f"{path} is no picture that can be read") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadItem(f"{path} is cut short or no picture: {error}") from error
+        raise BadItem(f"{path} is cut short or damaged: {error}") from error
 
 
 _SMALLER = f"expected at most {MOST_PIXELS} in all"

@@ -79,9 +79,10 @@ def make(item: Item, roots: Roots, tokens: Tokens, side: int) -> tuple[Record, C
         mended[FACES_PADDED] += 1
     by_path = dict(zip(item.masks, regions, strict=True))
     empty = np.zeros((0, size[1], size[0]), bool)
+    distinct = {id(caption): caption for caption in item.captions.values()}  # one may be both
     made = {
-        id(caption): _caption(caption, by_path, empty, tokens, mended)
-        for caption in item.captions.values()  # which may be one, for both kinds
+        name: _caption(caption, by_path, empty, tokens, mended)
+        for name, caption in distinct.items()
     }
     scale = np.divide(size, image.size, dtype=np.float32)
     record = Record(
