@@ -160,7 +160,7 @@ class Ledger:
         self._write(self._stop, reason)
 
     def stopped(self) -> str | None:
-        """The reason, if the run has been stopped."""
+        """The reason, if the run has been stopped; empty if by Ctrl-C."""
         return json.loads(self._stop.read_text()) if self._stop.exists() else None
 
     def report(self, problems: Sequence[Sequence[str]]) -> None:
@@ -203,7 +203,8 @@ def _refuse_other(out: epath.Path, there: Mapping[str, Any], now: Mapping[str, A
         for name in sorted({*was, *asked})
         if was.get(name) != asked.get(name)
     ]
+    told = "; ".join(differences) or "its inputs, or their places, have changed"
     raise UserError(
-        f"{out} holds another data set ({'; '.join(differences) or 'its inputs, or their places, have changed'}): "
-        "give --out a free folder, or go on with what it was begun with"
+        f"{out} holds another data set ({told}): give --out a free folder, or go on with what it "
+        "was begun with"
     )

@@ -187,7 +187,7 @@ class _Work:
 
     def __call__(self, number: int) -> None:
         ledger = Ledger(self.out)
-        if ledger.stopped():
+        if ledger.stopped() is not None:
             return
         try:
             if self.source.fingerprint() != self.fingerprint:

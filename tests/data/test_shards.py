@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data import shards
+from data import beam, shards
 from data.ledger import Ledger
 from data.quiet_tfds import tfds
 from fmv2.errors import UserError
@@ -86,7 +86,8 @@ for split, count in (("train", 8), ("validation", 2)):
         assert builder.info.features["factors"]["hat"].int2str(found["factors"]["hat"]) == "cap"
         compared = {"key", "image", "face", "shading", "face_id", "landmarks", "labels",
                     "latent_moments", "coefficients", "factors"}
-        compared |= {f"{k}_{f}" for k in CAPTION_KINDS for f in ("caption", "masks", "tokens", "count")}
+        parts = ("caption", "masks", "tokens", "count")
+        compared |= {f"{kind}_{part}" for kind in CAPTION_KINDS for part in parts}
         assert set(found) == compared
 assert seen == list(range(10)), seen
 assert "tensorflow" not in sys.modules
@@ -161,9 +162,10 @@ def test_stopped_while_finishing_it_ends_with_the_same_bytes(whole, tmp_path, mo
     def fail(*_):
         raise MemoryError
 
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+    with monkeypatch.context() as patch:
         patch.setattr(Ledger, step, fail)
-        shards.write(FakeSource(), tmp_path / "out")
+        with pytest.raises(MemoryError):
+            shards.write(FakeSource(), tmp_path / "out")
     assert shards.write(FakeSource(), tmp_path / "out").written == 0
     assert contents(tmp_path / "out") == contents(whole)
 
@@ -258,6 +260,19 @@ def test_what_beam_does_not_know_is_refused(tmp_path, monkeypatch):
         shards.write(FakeSource(), tmp_path, runner_options=("colour=red",))
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"pip install 'fmv2\[prepare\]'"):
+        shards.write(FakeSource(), tmp_path)
+
+
+def test_any_runner_of_beam_can_be_named(whole, tmp_path):
+    runner = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+    options = ("direct_running_mode=multi_threading", "--direct_num_workers=2")
+    shards.write(FakeSource(), tmp_path / "out", runner=runner, runner_options=options)
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_shards_that_do_not_arrive_are_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(beam, "run", lambda *_: None)  # as of workers with a disk of their own
+    with pytest.raises(UserError, match=r"4 of 4 shards did not arrive.*they share"):
         shards.write(FakeSource(), tmp_path)
 
 

@@ -32,7 +32,7 @@ def write_layout(root: Path, items: int = 6, size: tuple[int, int] = (48, 40)) -
     for n in range(items):
         image, face = f"p{n % 2}/{n}.jpg", f"f/{n}.jpg"
         write_picture(root / "images" / image, noise(n, height, width, 3))
-        write_picture(root / "shading" / image, np.full((height, width, 3), 10 * n, np.uint8))
+        write_picture(root / "shading" / image, np.full((height, width, 3), 10 * n % 256, np.uint8))
         write_picture(root / "faces" / face, noise(100 + n, 24, 24, 3))
         write_embedding(root / "face_ids" / f"f/{n}.pt", torch.full((1, 512), n + 1.0))
         write_picture(root / "masks/Attribute" / f"{n}_hat.png", box(size, 8 * (n % 3), 8))
