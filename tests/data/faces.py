@@ -1,7 +1,8 @@
 """Small data sets for the tests of what reads them: pictures whose content says where it is."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ class Words:
         ids = [self.words.index(word) for word in text.split()][:75]
         begin, end = len(self.words), len(self.words) + 1
         return np.array([begin, *ids, end] + [end] * (75 - len(ids)), np.int32)
+
+    def phrases(self, text: str, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        found = np.zeros((len(spans), 77), bool)
+        for place, word in enumerate(list(re.finditer(r"\S+", text))[:75]):
+            for row, (start, end) in enumerate(spans):
+                found[row, 1 + place] = start < word.end() and word.start() < end
+        return found
 
     def single(self, word: str) -> int | None:
         return self.words.index(word) if word in self.words else None
