@@ -14,6 +14,7 @@ from data.codec import MOST_PIXELS, encode_jpeg
 from data.upstream.layout import BadItem
 
 _ORIENTATION = 0x0112
+_SMALLER = f"expected at most {MOST_PIXELS} pixels"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,9 +58,6 @@ def read(path: epath.Path, mode: Literal["RGB", "L"] = "RGB") -> Picture:
         raise BadItem(f"{path} is no picture that can be read") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise BadItem(f"{path} is cut short or damaged: {error}") from error
-
-
-_SMALLER = f"expected at most {MOST_PIXELS} in all"
 
 
 def read_bytes(path: epath.Path) -> bytes:

@@ -183,9 +183,9 @@ def cut(path):
     path.write_bytes(content[: len(content) * 3 // 4])
 
 
-def vast(path):
-    """A PNG's header alone, of 50,000 by 50,000 pixels."""
-    head = b"IHDR" + (50_000).to_bytes(4) * 2 + b"\x08\x02\x00\x00\x00"
+def vast(path, side=50_000):
+    """A PNG's beginning alone, of 50,000 by 50,000 pixels."""
+    head = b"IHDR" + side.to_bytes(4) * 2 + b"\x08\x02\x00\x00\x00"
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + (13).to_bytes(4)
@@ -204,7 +204,8 @@ FAULTS = [
         "is no picture that can be read",
     ),
     ("images/p0/0.jpg", lambda path: path.unlink(), "is missing"),
-    ("images/p0/0.jpg", vast, "expected at most 67108864 in all"),
+    ("images/p0/0.jpg", vast, "is too large: expected at most 67108864 pixels"),
+    ("images/p0/0.jpg", lambda path: vast(path, 9_000), "has 9000×9000 pixels: expected at most"),
     (
         "images/p0/0.jpg",
         lambda path: Image.fromarray(np.zeros((40, 48), np.uint16)).save(path, "PNG"),
@@ -245,7 +246,7 @@ def test_a_bad_file_is_told_by_its_name(make, tmp_path, name, damage, problem):
 
 
 def test_all_bad_files_of_an_item_at_once(make, tmp_path):
-    for name, damage, _ in (FAULTS[0], FAULTS[5], FAULTS[8], FAULTS[15]):
+    for name, damage, _ in (FAULTS[0], FAULTS[6], FAULTS[9], FAULTS[16]):
         damage(tmp_path / name)
     with pytest.raises(BadItem) as caught:
         make()
