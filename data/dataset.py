@@ -148,6 +148,7 @@ def open_dataset(path: epath.PathLike) -> Dataset:
         )
     try:
         schema = schema_of(features)
+        schema = schema._replace(factors=tuple(sorted(schema.factors)))  # TFDS keeps no order
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     metadata = dict(builder.info.metadata or {})

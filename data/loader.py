@@ -145,7 +145,7 @@ class Loader(Iterator[Batch]):
           UserError: a record is damaged.
         """
         if self._iterator is None:
-            self._iterator = iter(self._pipeline())
+            self._iterator = iter(self._ahead())
         batch = next(self._iterator)
         self._next += 1
         return batch if self._sharding is None else self._place(batch)
@@ -187,19 +187,25 @@ class Loader(Iterator[Batch]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pipeline(self) -> grain.IterDataset[Batch]:
-        config = self._config
-        order = grain.MapDataset.range(len(self._host.records)).shuffle(config.seed)
-        batches = order.repeat(config.epochs).batch(config.batch_size, drop_remainder=True)
-        batches = batches.map_with_index(self._host.batch)[self._next :]
-        if config.workers == 0:
+    def batches(self) -> grain.MapDataset[Batch]:
+        """This host's part of each global batch, by its number, made when it is asked for."""
+        order = grain.MapDataset.range(len(self._host.records)).shuffle(self._config.seed)
+        numbers = order.repeat(self._config.epochs)
+        numbers = numbers.batch(self._config.batch_size, drop_remainder=True)
+        return numbers.map_with_index(self._host.batch)
+
+    def _ahead(self) -> grain.IterDataset[Batch]:
+        """The batches to come, made before they are asked for."""
+        workers = self._config.workers
+        batches = self.batches()[self._next :]
+        if workers == 0:
             threads = min(_MOST_THREADS, os.cpu_count() or 1)
             return batches.to_iter_dataset(grain.ReadOptions(threads, threads + 1))
         if not flags.FLAGS.is_parsed():  # Grain reads its own, and this is no absl program
             flags.FLAGS.mark_as_parsed()
         # A batch may be hundreds of MB: each process holds the one at work and the next.
         return batches.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(
-            grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=1),
+            grain.MultiprocessingOptions(workers, per_worker_buffer_size=1),
             worker_init_fn=_one_thread,
         )
 

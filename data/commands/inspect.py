@@ -125,7 +125,8 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 
 def _about(split: str, length: int, found: Statistics) -> Iterator[Any]:
-    read = "all" if found.records == length else f"{found.records:,} of {length:,}"
+    all_of_them = found.records == length
+    read = f"all {length:,}" if all_of_them else f"{found.records:,} of {length:,}"
     yield f"\nsplit {split}, {read} records read"
     sizes = ", ".join(f"{size} ({n})" for size, n in found.sizes.most_common(5))
     others = len(found.sizes) - 5

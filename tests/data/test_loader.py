@@ -236,7 +236,7 @@ from tests.data.faces import Words
 if __name__ == "__main__":
     config = LoaderConfig(batch_size=8, size=32, mask_grids=(8, 4), face_size=16, flip=0.3)
     loader = Loader(open_dataset({dataset.path!r}), "train", Words(), config)
-    index = loader._pipeline().__iter__().__next__().index
+    index = loader.batches()[0].index
     from jax._src import xla_bridge
     print(json.dumps([index.tolist(), xla_bridge.backends_are_initialized()]))
     print(json.dumps([name for name in ("tensorflow", "torch", "flax") if name in sys.modules]))
