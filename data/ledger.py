@@ -58,36 +58,37 @@ class Ledger:
         return (self.out / _FINISHED).exists()
 
     def check(self, about: Mapping[str, Any], fingerprint: str) -> None:
-        """Takes the folder for this data set.
+        """Takes the folder for this data set, unless shards of another are there.
 
         Raises:
-          UserError: it cannot be written, or holds anything else.
+          UserError: it holds anything else, or cannot be read.
         """
-        plan = json.loads(json.dumps({"about": about, "fingerprint": fingerprint}))
-        path = self.out / _FINISHED if self.finished else self._plan
-        if path.exists():
-            _refuse_other(self.out, json.loads(path.read_text()), plan)
-            return
+        self._content = json.loads(json.dumps({"about": about, "fingerprint": fingerprint}))
         try:
             there = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
-            if strangers := there - {self._building.name, PROBLEMS}:
-                raise UserError(
-                    f"{self.out} holds {sorted(strangers)[0]!r} and no data set begun by this "
-                    "command: give --out a free folder"
-                )
-            self._running.mkdir(parents=True, exist_ok=True)
-            self._write(self._plan, plan)
         except OSError as error:
-            raise UserError(f"{self.out}: cannot be written: {error.strerror or error}") from error
+            raise UserError(f"{self.out}: no folder: {error.strerror or error}") from error
+        strangers = there - {self._building.name, PROBLEMS}
+        plan = self.out / _FINISHED if _FINISHED in strangers else self._plan
+        if strangers and not plan.exists():
+            raise UserError(
+                f"{self.out} holds {sorted(strangers)[0]!r} and no data set begun by this command: "
+                "give --out a free folder"
+            )
+        if strangers:
+            _refuse_other(self.out, json.loads(plan.read_text()), self._content)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """For one run alone; what was left in the middle of writing is cleared away.
+        """For one run alone, after `check`; what was left half written is cleared away.
 
         Raises:
-          UserError: another run is at it.
+          UserError: it cannot be written, or another run is at it.
         """
-        self._building.mkdir(parents=True, exist_ok=True)
+        try:
+            self._building.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.out}: cannot be written: {error.strerror or error}") from error
         with contextlib.ExitStack() as stack:
             if self._local:
                 folder = os.open(self._building, os.O_RDONLY)
@@ -101,6 +102,7 @@ class Ledger:
             if self._running.exists():
                 self._running.rmtree()
             self._running.mkdir()
+            self._write(self._plan, self._content)
             yield
 
     def sidecars(self, files: Sequence[str]) -> dict[str, Sidecar]:
@@ -117,7 +119,7 @@ class Ledger:
             content = known or json.loads((self._building / f"{file}.json").read_text())
             sidecar = Sidecar(**content)
             return sidecar if (self.out / file).stat().length == sidecar.size else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     @contextlib.contextmanager
@@ -174,10 +176,8 @@ class Ledger:
 
     def finish(self, done: Mapping[str, Sidecar]) -> None:
         """Says that the data set is whole."""
-        path = self._plan if self._plan.exists() else self.out / _FINISHED
-        plan = json.loads(path.read_text())
         shards = {file: sidecar._asdict() for file, sidecar in done.items()}
-        self._write(self.out / _FINISHED, {**plan, "shards": shards})
+        self._write(self.out / _FINISHED, {**self._content, "shards": shards})
         self.clean()
 
     def clean(self) -> None:

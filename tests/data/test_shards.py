@@ -232,16 +232,28 @@ def test_another_data_set_in_the_folder_is_refused_with_the_difference(whole, tm
     with pytest.raises(UserError, match="its inputs, or their places, have changed"):
         shards.write(FakeSource(shape=(("train", (1,)),)), whole)
     with pytest.raises(UserError):
-        shards.write(FakeSource(refused=(0,)), tmp_path)
+        shards.write(FakeSource(refused=(4,)), tmp_path)  # the first shard is there
     with pytest.raises(UserError, match="version was 0 and is 1"):
         shards.write(FakeSource(version=1), tmp_path)
+
+
+def test_a_folder_is_free_as_long_as_no_shard_is_there(whole, tmp_path):
+    def stop():
+        raise UserError("mend the list")
+
+    with pytest.raises(UserError, match="mend the list"):
+        shards.write(FakeSource(version=1), tmp_path, before=stop)
+    shards.write(FakeSource(), tmp_path)
+    assert contents(tmp_path) == contents(whole)
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis\.tex.*free folder"):
         shards.write(FakeSource(), tmp_path)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=r"thesis\.tex: no folder: Not a directory"):
+        shards.write(FakeSource(), tmp_path / "thesis.tex")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
         shards.write(FakeSource(), tmp_path / "thesis.tex" / "data")
 
 

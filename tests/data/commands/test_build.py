@@ -194,8 +194,10 @@ def test_mended_items_are_taken_up_by_the_next_run(run, tmp_path):
     path = tmp_path / "images/p0/2.jpg"
     content = path.read_bytes()
     path.unlink()
+    set_caption(tmp_path)
     assert run()[0] == 2
     path.write_bytes(content)
+    edit(tmp_path, 2, lambda item: item.update(face_emotion_caption="a grin"))
     assert run()[0] == 0
     assert len(read(tmp_path / "out")) == ITEMS
     assert not (tmp_path / "out/problems.jsonl").exists()
