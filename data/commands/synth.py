@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from data import beam, console, shards
-from data.procedural.world import World
 from data.tokens import EMBEDDED
 from fmv2.errors import UserError
 
@@ -51,6 +50,9 @@ def synth(
         faults.append(f"--size is {size}: expected a multiple of 8 from 32 on, such as 128")
     if faults:
         raise UserError("; ".join(faults))
+    processes = beam.workers(runner, workers)
+    from data.procedural.world import World  # late: bad values are told at once
+
     source = World(
         seed=seed,
         count=count,
@@ -63,6 +65,6 @@ def synth(
         out,
         runner=runner,
         runner_options=runner_options,
-        workers=beam.workers(runner, workers),
+        workers=processes,
     )
     console.say(summary.describe(out))

@@ -137,7 +137,6 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(whole, tmp_path):
     )
     moments = (  # shard in work, its items done so far
         ("fmv2-train.array_record-00000-of-00003", 1),
-        ("fmv2-train.array_record-00001-of-00003", 0),
         ("fmv2-validation.array_record-00000-of-00001", 2),
     )
     for file, items in moments:
@@ -151,7 +150,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(whole, tmp_path):
         assert process.returncode == -signal.SIGKILL
         assert not (out / "shards.json").exists()
     done = {path.name for path in (out / ".building").glob("fmv2*.json")}
-    assert len(done) >= 2
+    assert done
     summary = shards.write(FakeSource(), out)
     assert summary.written < 10
     assert contents(out) == contents(whole)
