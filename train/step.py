@@ -43,6 +43,14 @@ class Objective(Protocol):
         """Sides of the grids that it wants masks on, for images of this size."""
         ...
 
+    def fresh(self, configs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Configs of the trained nets that begin afresh where the base lacks them, by component.
+
+        Args:
+          configs: of the base's nets.
+        """
+        ...
+
     def loss(
         self,
         trained: Nets,

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.face.align import TEMPLATE, crop_face
 from fmv2.models.arcface import normalize
+from fmv2.models.id_adapter import IdAdapterConfig
+from fmv2.models.shadingnet import ShadingNetConfig
 from fmv2.models.vae import Moments, sample
 from train.losses import MapLoss, identity_loss, map_loss, noise_loss, stratified_timesteps
 from train.objectives.inputs import clip_input, image_input, keep, resize, shading_input
@@ -57,6 +59,20 @@ class FaceMakeUp:
         """Sides of the attention grids that the map term looks at, for images of this size."""
         return () if self.map_loss == "none" or self.map_weight == 0 else (size // 16,)
 
+    def fresh(self, configs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Adapter and ShadingNet that fit the base's U-Net and encoders."""
+        if "unet" not in configs:
+            return {}
+        fields = {}
+        if "image_encoder" in configs:
+            fields["face_dim"] = configs["image_encoder"].hidden_size
+        if self.identity == "face_encoder" and "face_encoder" in configs:
+            fields["id_dim"] = configs["face_encoder"].embedding_size
+        return {
+            "adapter": IdAdapterConfig.for_unet(configs["unet"], rank=self.rank, **fields),
+            "shadingnet": ShadingNetConfig.for_unet(configs["unet"]),
+        }
+
     def loss(
         self,
         trained: Mapping[str, Any],
@@ -82,7 +98,7 @@ class FaceMakeUp:
         noisy = schedule.add_noise(x0, noise, timesteps)
 
         identity = self._identity(frozen, batch)
-        tokens = self._id_tokens(trained["adapter"], frozen["image_encoder"], batch, identity)
+        tokens = self._id_tokens(trained["adapter"], frozen, batch, identity, batch.id_dropped)
         context = frozen["text_encoder"](batch.input_ids).last_hidden_state
         residuals = trained["shadingnet"](noisy, timesteps, tokens, shading_input(batch.shading))
         grids = self.grids(batch.image.shape[1])
@@ -136,11 +152,17 @@ class FaceMakeUp:
         face = resize(image_input(batch.face), encoder.config.image_size)
         return normalize(encoder(face))
 
-    def _id_tokens(self, adapter, image_encoder, batch, identity):
-        pixels = clip_input(batch.face, image_encoder.config.image_size)
-        pixels = keep(pixels, batch.face_dropped | batch.id_dropped)
-        features = image_encoder.hidden_state(pixels, -2)
-        return adapter.image_proj(keep(identity, batch.id_dropped), features)
+    def id_tokens(
+        self, adapter: Any, frozen: Mapping[str, Any], batch: Batch, dropped: Bool[Array, " b"]
+    ) -> Float[Array, "b n d"]:
+        """The tokens of the batch's identities, or of none where dropped."""
+        return self._id_tokens(adapter, frozen, batch, self._identity(frozen, batch), dropped)
+
+    def _id_tokens(self, adapter, frozen, batch, identity, dropped):
+        encoder = frozen["image_encoder"]
+        pixels = clip_input(batch.face, encoder.config.image_size)
+        features = encoder.hidden_state(keep(pixels, batch.face_dropped | dropped), -2)
+        return adapter.image_proj(keep(identity, dropped), features)
 
     def _identity_term(self, frozen, batch, x0, timesteps, identity, schedule):
         """Of samples 0, every, 2·every, …: each device decodes the same number of its own."""
