@@ -25,13 +25,15 @@ class Drops:
     """How often a condition is hidden, so that the model learns to do without it (for guidance)."""
 
     text: float = 0.05
-    """The caption, and its masks with it."""
+    """The caption."""
     id: float = 0.05
     """The identity: embedding and the face's pixels."""
     both: float = 0.05
     """Both. Of these three at most one befalls a sample."""
     face: float = 0.5
     """The face's pixels alone, whatever else is hidden."""
+    masks: bool = True
+    """A caption's masks go with it. As published they stay, over tokens that are only padding."""
 
 
 class Dice(NamedTuple):
@@ -39,6 +41,7 @@ class Dice(NamedTuple):
 
     kind: int
     text_dropped: bool
+    masks_dropped: bool
     id_dropped: bool
     face_dropped: bool
     flipped: bool
@@ -57,6 +60,7 @@ class Dice(NamedTuple):
         return cls(
             kind=int(kind >= attribute),
             text_dropped=bool(text_only or both),
+            masks_dropped=bool(drops.masks and (text_only or both)),
             id_dropped=bool(id_dropped),
             face_dropped=bool(face < drops.face or id_dropped),
             flipped=bool(flipped < flip),
@@ -103,12 +107,11 @@ class Sampler:
         kind = CAPTION_KINDS[dice.kind]
         if not record[f"{kind}_caption"]:  # rather the other than none
             kind = CAPTION_KINDS[1 - dice.kind]
-        if dice.text_dropped:
-            text, valid = "", np.zeros(MASKS, bool)
-            token_mask = np.zeros((MASKS, TOKENS), bool)
+        if dice.masks_dropped:
+            valid, token_mask = np.zeros(MASKS, bool), np.zeros((MASKS, TOKENS), bool)
             masks = {grid: np.zeros((MASKS, grid, grid), np.float32) for grid in self.grids}
         else:
-            text, token_mask = record[f"{kind}_caption"], record[f"{kind}_tokens"]
+            token_mask = record[f"{kind}_tokens"]
             # A phrase that was cut off with the end of its caption has no token left.
             valid = (np.arange(MASKS) < record[f"{kind}_count"]) & token_mask.any(1)
             masks = {}
@@ -117,7 +120,7 @@ class Sampler:
                 masks = shrink_masks(planes, record[f"{kind}_count"], self.grids, self.mask_resize)
             for mask in masks.values():
                 mask[~valid] = 0
-        ids = self.tokens.ids(text)
+        ids = self.tokens.ids("" if dice.text_dropped else record[f"{kind}_caption"])
 
         if dice.flipped:
             left, right = sides(self.tokens)

@@ -210,7 +210,7 @@ class Batch:
     ]
     landmarks: Annotated[jax.Array, About("b 5 2", "float32", "x, y in pixels of the image")]
     text_dropped: Annotated[
-        jax.Array, About("b", "bool", "the caption is empty and its masks are gone")
+        jax.Array, About("b", "bool", "the caption is empty; by default its masks are gone too")
     ]
     face_dropped: Annotated[
         jax.Array, About("b", "bool", "the face's pixels count as zero after scaling")

@@ -9,7 +9,14 @@ from data.sample import Dice, Drops, Sampler
 from fmv2.face.labels import mirrored
 from tests.data.faces import EVERYTHING, Words, write_dataset
 
-PLAIN = Dice(kind=0, text_dropped=False, id_dropped=False, face_dropped=False, flipped=False)
+PLAIN = Dice(
+    kind=0,
+    text_dropped=False,
+    masks_dropped=False,
+    id_dropped=False,
+    face_dropped=False,
+    flipped=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +69,31 @@ def test_an_empty_caption_gives_way_to_the_other(record):
 
 
 def test_masks_go_with_their_text(record):
-    sample = sampler()(0, record, PLAIN._replace(text_dropped=True))
+    sample = sampler()(0, record, PLAIN._replace(text_dropped=True, masks_dropped=True))
     np.testing.assert_array_equal(sample.input_ids, Words().ids(""))
     assert sample.text_dropped
     assert not sample.mask_valid.any()
     assert not sample.token_mask.any()
     assert not any(mask.any() for mask in sample.masks.values())
+
+
+def test_as_published_masks_stay_when_their_text_goes(record):
+    plain, sample = (sampler()(0, record, PLAIN._replace(text_dropped=d)) for d in (False, True))
+    np.testing.assert_array_equal(sample.input_ids, Words().ids(""))
+    assert sample.text_dropped
+    for name in ("token_mask", "mask_valid"):
+        np.testing.assert_array_equal(getattr(sample, name), getattr(plain, name))
+        assert getattr(sample, name).any()
+    for grid, mask in sample.masks.items():
+        np.testing.assert_array_equal(mask, plain.masks[grid])
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_whether_masks_go_with_their_text_is_a_setting(masks):
+    drops = Drops(text=0.5, both=0.2, masks=masks)
+    throws = [Dice.throw(0, n, attribute=0.5, drops=drops, flip=0.0) for n in range(50)]
+    assert {t.text_dropped for t in throws} == {True, False}
+    assert all(t.masks_dropped == (t.text_dropped and masks) for t in throws)
 
 
 def test_a_phrase_whose_tokens_were_cut_off_has_no_mask(record):
