@@ -1,0 +1,118 @@
+"""A run's step and what it works on, as shapes with shardings: all that a compiler needs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from data.schema import COEFFICIENTS, MASKS, TOKENS, Batch
+from fmv2.parallel import batch_sharding, shardings
+from train.config import TrainConfig
+from train.nets import Nets, Shapes, describe
+from train.optimizer import make_optimizer
+from train.step import TrainState, init_state, make_step, split
+
+
+class Program(NamedTuple):
+    """A step that can be lowered, and its abstract arguments."""
+
+    step: Any
+    """`jax.jit` of state, frozen nets and batch, its state donated."""
+    state: TrainState
+    frozen: Nets
+    batch: Batch
+
+
+def program(config: TrainConfig, shapes: Shapes, mesh: Mesh) -> Program:
+    """The step of a run on a mesh, whose devices need not exist here.
+
+    Raises:
+      UserError: the model lacks nets that the objective needs.
+    """
+    shapes = shapes.completed(config.objective)
+    trained, frozen = describe(config, shapes)
+    state = jax.eval_shape(partial(initial_state, config), trained)
+    state, frozen = (_placed(x, shardings(x, mesh)) for x in (state, frozen))
+    one = batch_sharding(mesh)
+    batch = jax.tree.map(lambda x: _struct(x, one), abstract_batch(config, shapes))
+    return Program(
+        jit_step(config, split(trained)[0], shapes.schedule, state), state, frozen, batch
+    )
+
+
+def initial_state(config: TrainConfig, trained: Nets) -> TrainState:
+    """The state before the first step."""
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    return init_state(trained, optimizer, config.optimizer, config.seed)
+
+
+def jit_step(
+    config: TrainConfig, graph: Any, schedule: Any, state: TrainState
+) -> Callable[..., Any]:
+    """The step under jit: state stays where it is, metrics go everywhere.
+
+    Args:
+      graph: of the trained nets, from `train.step.split`.
+      state: with shardings; its values are not looked at.
+    """
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    step = make_step(config.objective, graph, optimizer, config.optimizer, schedule)
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
+
+
+def abstract_batch(config: TrainConfig, shapes: Shapes) -> Batch:
+    """What the loader gives, as shapes."""
+    b, size, objective = config.batch_size, config.size, config.objective
+
+    def field(dtype: Any, *sides: int) -> Any:
+        return jax.ShapeDtypeStruct((b, *sides), dtype)
+
+    face = face_size(shapes)
+    optional: dict[str, Any] = {}
+    if "labels" in objective.extras:
+        optional["labels"] = field(jnp.uint8, size, size)
+    if "latent_moments" in objective.extras:
+        optional["latent_moments"] = field(jnp.float16, size // 8, size // 8, 8)
+    if "coefficients" in objective.extras:
+        optional["coefficients"] = {
+            name: field(jnp.float32, *shape) for name, (shape, _) in COEFFICIENTS.items()
+        }
+    if "factors" in objective.extras:
+        optional["factors"] = {"identity": field(jnp.int32)}
+    flag = field(jnp.bool_)
+    return Batch(
+        index=field(jnp.int32),
+        image=field(jnp.uint8, size, size, 3),
+        face=field(jnp.uint8, face, face, 3),
+        shading=field(jnp.uint8, size, size, 3),
+        input_ids=field(jnp.int32, TOKENS),
+        caption_kind=field(jnp.int32),
+        token_mask=field(jnp.bool_, MASKS, TOKENS),
+        mask_valid=field(jnp.bool_, MASKS),
+        masks={g: field(jnp.float32, MASKS, g, g) for g in objective.grids(size)},
+        face_id=field(jnp.float32, 512),
+        landmarks=field(jnp.float32, 5, 2),
+        text_dropped=flag,
+        face_dropped=flag,
+        id_dropped=flag,
+        **optional,
+    )
+
+
+def face_size(shapes: Shapes) -> int:
+    """Side of the aligned face in pixels that the model's image encoder wants."""
+    encoder = shapes.configs.get("image_encoder")
+    return 224 if encoder is None else encoder.image_size
+
+
+def _placed(tree: Any, placed: Any) -> Any:
+    return jax.tree.map(_struct, tree, placed)
+
+
+def _struct(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    spec = PartitionSpec(*sharding.spec[: len(x.shape)])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(sharding.mesh, spec))

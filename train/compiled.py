@@ -1,0 +1,135 @@
+"""What a compiled program says of itself: memory, cost and traffic, for one device."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from train.hardware import Chip
+
+# The vector unit of a TPU: 8 × 128 lanes of 4 ALUs.
+_VECTOR_OPERATIONS_PER_CYCLE = 4096
+_COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "fsu" for n in (8, 16, 32, 64)}
+
+
+class Memory(NamedTuple):
+    """Bytes on one device."""
+
+    arguments: int
+    """State, frozen weights and batch."""
+    outputs: int
+    """Those that do not reuse a donated argument."""
+    temporaries: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+class Cost(NamedTuple):
+    """One run of the program on one device."""
+
+    flops: float
+    bytes: float
+    """Read and written."""
+    cycles: float | None
+    """By the TPU compiler's own estimate; None on other devices."""
+    splash_calls: int
+    """Pallas calls of attention: the compiler counts nothing inside them, so they are added here,
+    FLOPs and bytes exactly, cycles by a model that overlaps nothing."""
+
+
+def memory(compiled: Any) -> Memory:
+    """By the compiler's analysis."""
+    found = compiled.memory_analysis()
+    return Memory(
+        found.argument_size_in_bytes,
+        found.output_size_in_bytes - found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+        found.generated_code_size_in_bytes,
+    )
+
+
+def cost(compiled: Any, chip: Chip | None) -> Cost:
+    """By the compiler's analysis, splash attention added."""
+    text, analysis = compiled.as_text(), compiled.cost_analysis()
+    estimates = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
+    flops, moved, cycles, calls = analysis["flops"], analysis["bytes accessed"], sum(estimates), 0
+    if chip is not None and chip.clock is not None:
+        for kernel in splash_calls(text, chip.flops / chip.clock):
+            flops, moved = flops + kernel.flops, moved + kernel.bytes
+            cycles, calls = cycles + kernel.cycles, calls + 1
+    return Cost(flops, moved, cycles if estimates else None, calls)
+
+
+class Kernel(NamedTuple):
+    """One call of splash attention."""
+
+    flops: float
+    bytes: float
+    cycles: float
+
+
+def splash_calls(compiled_text: str, flops_per_cycle: float) -> Iterator[Kernel]:
+    """What each splash attention call of a compiled program costs, by its operands' shapes.
+
+    Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). On the matrix
+    unit a head pads to a multiple of 128; on the vector unit the softmax of a logit takes about six
+    operations forward and ten backward. Nothing is taken to overlap.
+    """
+    for line in compiled_text.splitlines():
+        call = re.search(r"%(splash_mha_\w+)[.\d]* = .* custom-call\(", line)
+        if not call:
+            continue
+        name, operands = call[1], line[line.index("operand_layout_constraints=") :]
+        # The first operand of four dimensions is the queries.
+        query = re.search(r"bf16\[(\d+),(\d+),(\d+),(\d+)\]", operands)
+        if query is None:
+            raise ValueError(f"splash attention of unknown operands: {operands[:200]}")
+        batch, heads, tokens, head_dim = map(int, query.groups())
+        backward = "dkv" in name
+        products, vector_operations = (5, 10) if backward else (2, 6)
+        logits = batch * heads * tokens**2
+        padded = 128 * math.ceil(head_dim / 128)
+        matrix = 2 * products * logits * padded / flops_per_cycle
+        vector = vector_operations * logits / _VECTOR_OPERATIONS_PER_CYCLE
+        one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
+        # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
+        # q, o, do and a part of dq for each block of keys.
+        blocks = math.ceil(tokens / (2048 if backward and head_dim <= 128 else 1024))
+        yield Kernel(
+            flops=2 * products * logits * head_dim,
+            bytes=one * ((4 + 4 * blocks) if backward else (2 + 2 * blocks)),
+            cycles=matrix + vector,
+        )
+
+
+def collectives(compiled_text: str) -> dict[str, tuple[int, int]]:
+    """Number and bytes of each kind of collective, by the size of what it gives."""
+    count, size = Counter(), Counter()
+    pattern = rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\("
+    for line in compiled_text.splitlines():
+        if found := re.search(pattern, line):
+            count[found[2]] += 1
+            # What a started one gives holds its operand beside its result: half of it is enough.
+            size[found[2]] += _bytes(found[1]) // (
+                2 if found[3] and found[1].startswith("((") else 1
+            )
+    return {kind: (count[kind], size[kind]) for kind in count}
+
+
+def _bytes(shapes: str) -> int:
+    return sum(
+        _BITS[dtype] // 8 * math.prod(int(n) for n in sides.split(",") if n)
+        for dtype, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+        if dtype in _BITS
+    )

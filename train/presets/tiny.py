@@ -1,0 +1,24 @@
+"""Face-MakeUpV2 on the embedded default: the adapter stage of the tiny model, at 128².
+
+    fmv2 train tiny --data RECORDS --base MODEL --out RUN
+
+Hardware: two CPU cores are enough. Time and result: not measured yet.
+"""
+
+from train.config import ReportConfig, TrainConfig
+from train.objectives.face_makeup import FaceMakeUp
+from train.optimizer import OptimizerConfig
+
+
+def tiny() -> TrainConfig:
+    """The whole objective; identities by the model's own face encoder."""
+    return TrainConfig(
+        steps=2000,
+        objective=FaceMakeUp(map_weight=1e-2, identity="face_encoder", rank=16),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, ema_decay=0.995),
+        batch_size=16,
+        size=128,
+        checkpoint_every=200,
+        compute="float32",
+        report=ReportConfig(validate_every=200, sample_every=500),
+    )
