@@ -13,12 +13,21 @@ from convert import engine
 from convert.kinds import Part
 from convert.rules import Table
 from convert.sources import Tensors
-from convert.tables import arcface, clip, id_adapter, shadingnet, unet, vae
+from convert.tables import (
+    arcface,
+    clip,
+    coefficient_encoder,
+    id_adapter,
+    shadingnet,
+    unet,
+    vae,
+)
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFace, ArcFaceConfig
 from fmv2.models.clip_text import CLIPTextConfig, CLIPTextModel
 from fmv2.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
+from fmv2.models.coefficient_encoder import CoefficientEncoder, CoefficientEncoderConfig
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
 from fmv2.models.unet import UNet, UNetConfig
@@ -98,22 +107,40 @@ def _adapter_config(part: Part, unet: UNetConfig) -> IdAdapterConfig:
 
 def _arcface_config(part: Part, _: UNetConfig | None) -> ArcFaceConfig:
     """From the widths in the file, which has no other config."""
-    stages = range(1, 5)
-    blocks = {
-        (int(found[1]), int(found[2])): ref.shape[0]
-        for name, ref in part.tensors.items()
-        if (found := re.fullmatch(r"layer(\d)\.(\d+)\.conv1\.weight", name))
-    }
-    if not {(stage, 0) for stage in stages} <= set(blocks) or "fc.weight" not in part.tensors:
+    stages = _stages(part, "layer")
+    if stages is None or "fc.weight" not in part.tensors:
         raise UserError("not an IResNet: it lacks fc.weight or one of layer1 to layer4")
     embedding_size, flat = part.tensors["fc.weight"].shape
-    one, two, three, four = (sum(stage == s for s, _ in blocks) for stage in stages)
     return ArcFaceConfig(
-        layers=(one, two, three, four),
-        widths=(blocks[1, 0], blocks[2, 0], blocks[3, 0], blocks[4, 0]),
+        **stages,
         embedding_size=embedding_size,
-        image_size=16 * math.isqrt(flat // blocks[4, 0]),
+        image_size=16 * math.isqrt(flat // stages["widths"][-1]),
     )
+
+
+def _coefficient_encoder_config(part: Part, _: UNetConfig | None) -> CoefficientEncoderConfig:
+    """From the widths in the file; the size of its crops from `config.json`, else it is DECA's."""
+    stages, hidden = _stages(part, "encoder.layer"), part.tensors.get("layers.0.weight")
+    if stages is None or hidden is None:
+        raise UserError("not DECA's encoder: it lacks layers.0.weight or one of layer1 to layer4")
+    image_size = {k: v for k, v in (part.config or {}).items() if k == "image_size"}
+    return CoefficientEncoderConfig(**stages, hidden_size=hidden.shape[0], **image_size)
+
+
+def _stages(part: Part, prefix: str) -> dict[str, Any] | None:
+    """How many blocks each of a ResNet's four stages has, and their inner widths."""
+    widths = {
+        (int(found[1]), int(found[2])): ref.shape[0]
+        for name, ref in part.tensors.items()
+        if (found := re.fullmatch(re.escape(prefix) + r"(\d)\.(\d+)\.conv1\.weight", name))
+    }
+    stages = range(1, 5)
+    if not {(stage, 0) for stage in stages} <= set(widths):
+        return None
+    return {
+        "layers": tuple(sum(stage == s for s, _ in widths) for stage in stages),
+        "widths": tuple(widths[stage, 0] for stage in stages),
+    }
 
 
 COMPONENTS: Mapping[str, Component] = {
@@ -137,6 +164,13 @@ COMPONENTS: Mapping[str, Component] = {
     ),
     "face_encoder": Component(
         ArcFace, _arcface_config, arcface.table, "ArcFace", "model.safetensors"
+    ),
+    "coefficient_encoder": Component(
+        CoefficientEncoder,
+        _coefficient_encoder_config,
+        lambda _: coefficient_encoder.TABLE,
+        "DECA encoder",
+        "model.safetensors",
     ),
     "shadingnet": Component(ShadingNet, _shadingnet_config, shadingnet.table, "ShadingNet"),
     "adapter": Component(
@@ -187,6 +221,8 @@ def plan(parts: Mapping[str, Part], unet: UNetConfig | None = None) -> dict[str,
             continue
         part = parts[name]
         try:
+            if name in ("adapter", "shadingnet") and unet is None:
+                raise UserError("the U-Net that it belongs to is missing")
             config = component.shape(part, unet)
             if name == "unet":
                 unet = config

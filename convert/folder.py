@@ -7,8 +7,11 @@ The folder is Stable Diffusion as stock diffusers loads it, and beside it what F
     ip_adapter/       IP-Adapter-FaceID-PlusV2, which load_ip_adapter takes
     image_encoder/    CLIP with projection
     face_encoder/     ArcFace, under arcface_torch's names
+    coefficient_encoder/    DECA's coarse encoder, under its names
     pytorch_lora_weights.safetensors    the adapter's LoRA once more, for load_lora_weights
     pipeline.py README.md               its own PyTorch pipeline, and the model card
+
+A model in the making lacks some of Stable Diffusion's nets; its `model_index.json` names them null.
 """
 
 import contextlib
@@ -36,6 +39,7 @@ from fmv2.errors import UserError
 from fmv2.models.arcface import ArcFace
 from fmv2.models.clip_text import CLIPTextModel
 from fmv2.models.clip_vision import CLIPVisionModelWithProjection
+from fmv2.models.coefficient_encoder import CoefficientEncoder
 from fmv2.models.id_adapter import IdAdapter
 from fmv2.models.shadingnet import ShadingNet
 from fmv2.models.unet import UNet
@@ -43,6 +47,8 @@ from fmv2.models.vae import AutoencoderKL
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 UPSTREAM_FILE = "model.bin"
+STABLE_DIFFUSION = ("unet", "vae", "text_encoder")
+"""The nets that stock diffusers cannot do without."""
 _TEMPLATES = Path(__file__).parent / "templates"
 _DIFFUSERS_VERSION = "0.42.1"  # the one that our tests load these folders with
 
@@ -51,19 +57,20 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """Every component of a model. What Stable Diffusion lacks may be absent."""
+    """Every component of a model. A net may be absent."""
 
-    unet: UNet
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
     tokenizer: Mapping[str, bytes]
     """The files of the tokenizer, by name."""
     scheduler: Mapping[str, Any]
     """diffusers' `scheduler_config.json`."""
+    unet: UNet | None = None
+    vae: AutoencoderKL | None = None
+    text_encoder: CLIPTextModel | None = None
     shadingnet: ShadingNet | None = None
     adapter: IdAdapter | None = None
     image_encoder: CLIPVisionModelWithProjection | None = None
     face_encoder: ArcFace | None = None
+    coefficient_encoder: CoefficientEncoder | None = None
 
     def nets(self) -> dict[str, Any]:
         """The nets that are there, by component."""
@@ -109,6 +116,8 @@ def assemble(paths: Sequence[Path]) -> Assembly:
         faults.append(f"no Stable Diffusion folder among the sources ({kinds}): name one first")
     if base is None or faults:
         raise UserError("; ".join(faults))
+    if missing := [name for name in STABLE_DIFFUSION if name not in parts]:
+        notes.append(f"a model in the making, without {', '.join(missing)}")
     return Assembly(parts, base.tokenizer, base.scheduler, tuple(notes))
 
 
@@ -292,19 +301,22 @@ def _write_upstream(path: Path, model: Model, dtype: DTypeLike | None) -> None:
 
 def _model_index(model: Model) -> dict[str, Any]:
     """What stock diffusers reads first; what Face-MakeUpV2 adds is not named there."""
-    encoder = ["transformers", "CLIPVisionModelWithProjection"]
+    classes = {
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    nothing = [None, None]
     return {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": _DIFFUSERS_VERSION,
-        "feature_extractor": [None, None],
-        "image_encoder": encoder if model.image_encoder is not None else [None, None],
+        "feature_extractor": nothing,
         "requires_safety_checker": False,
-        "safety_checker": [None, None],
+        "safety_checker": nothing,
         "scheduler": ["diffusers", model.scheduler["_class_name"]],
-        "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        **{name: found if name in model.nets() else nothing for name, found in classes.items()},
     }
 
 

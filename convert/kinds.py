@@ -42,8 +42,8 @@ class Source:
     path: Path
     kind: str
     parts: Mapping[str, Part]
-    """By component: unet, vae, text_encoder, image_encoder, face_encoder, shadingnet, adapter; or
-    lora, which is a part of an adapter."""
+    """By component: unet, vae, text_encoder, image_encoder, face_encoder, coefficient_encoder,
+    shadingnet, adapter; or lora, which is a part of an adapter."""
     base: Base | None = None
     unknown: tuple[str, ...] = ()
     """Names of tensors that belong to no component."""
@@ -67,10 +67,12 @@ _SIGNS = {
         "visual_projection.weight",
     ),
     "face_encoder": ("ArcFace IResNet", "layer1.0.prelu.weight", "layer4.0.prelu.weight"),
+    "coefficient_encoder": ("DECA encoder", "encoder.layer1.0.conv3.weight", "layers.2.weight"),
 }
 
-_REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_OPTIONAL = ("image_encoder", "shadingnet", "ip_adapter", "face_encoder")
+_NETS = ("unet", "vae", "text_encoder")
+_REQUIRED = (*_NETS, "tokenizer", "scheduler")
+_OPTIONAL = ("image_encoder", "shadingnet", "ip_adapter", "face_encoder", "coefficient_encoder")
 # What a Stable Diffusion folder may hold that plays no part in making faces.
 _NEEDLESS = ("safety_checker", "feature_extractor")
 
@@ -91,12 +93,19 @@ def identify(path: Path) -> Source:
 
 
 def _diffusers_folder(path: Path) -> Source:
-    index = {
-        name: entry[1]
+    entries = {
+        name: entry
         for name, entry in read_json(path / "model_index.json").items()
-        if isinstance(entry, list) and entry[0]
+        if isinstance(entry, list)
     }
-    faults = [f"{name}/ is missing" for name in _REQUIRED if not (path / name).is_dir()]
+    index = {name: entry[1] for name, entry in entries.items() if entry[0]}
+    # A model in the making says itself which nets it does not have yet.
+    to_come = [name for name in _NETS if name in entries and name not in index]
+    faults = [
+        f"{name}/ is missing"
+        for name in _REQUIRED
+        if not (path / name).is_dir() and name not in to_come
+    ]
     faults += [
         f"no place for component {name} ({kind})"
         for name, kind in index.items()
@@ -106,7 +115,7 @@ def _diffusers_folder(path: Path) -> Source:
         raise UserError(f"{path}: not a Stable Diffusion 1.x or 2.x folder: " + "; ".join(faults))
     parts: dict[str, Part] = {}
     unknown: list[str] = []
-    for folder in ("unet", "vae", "text_encoder", *_OPTIONAL):
+    for folder in (*_NETS, *_OPTIONAL):
         if not (path / folder).is_dir():
             continue
         component = "adapter" if folder == "ip_adapter" else folder
@@ -118,9 +127,10 @@ def _diffusers_folder(path: Path) -> Source:
         parts |= source.parts
         unknown += source.unknown
     left_out = [name for name in _NEEDLESS if name in index]
+    kind = "Face-MakeUpV2 folder" if "adapter" in parts else "Stable Diffusion folder"
     return Source(
         path,
-        "Face-MakeUpV2 folder" if "adapter" in parts else "Stable Diffusion folder",
+        f"{kind} without {', '.join(to_come)}" if to_come else kind,
         parts,
         base=Base(path / "tokenizer", read_json(path / "scheduler" / "scheduler_config.json")),
         unknown=tuple(unknown),
@@ -231,6 +241,17 @@ def _whole_clip(path: Path, tensors: Tensors, config_file: Path) -> Source:
     return Source(path, "CLIP", parts, notes=("the text half is left out",))
 
 
+def _deca(path: Path, tensors: Tensors, _: Path) -> Source:
+    """`deca_model.tar`: of its nets only the coarse encoder is taken."""
+    encoder = {
+        name.removeprefix("E_flame."): ref
+        for name, ref in tensors.items()
+        if name.startswith("E_flame.")
+    }
+    notes = ("DECA's details are left out",) if len(encoder) < len(tensors) else ()
+    return Source(path, "DECA", {"coefficient_encoder": Part(encoder)}, notes=notes)
+
+
 def _single_file(path: Path, *_) -> NoReturn:
     raise UserError(
         f"{path}: refused: a Stable Diffusion checkpoint in its original form; make a folder of it"
@@ -245,6 +266,7 @@ _BUNDLES: tuple[tuple[str, Callable[[Path, Tensors, Path], Source]], ...] = (
     (r".+\.lora_A\.weight$", _peft_lora),
     (r"model\.diffusion_model\.", _single_file),
     (r"logit_scale$", _whole_clip),
+    (r"E_flame\.", _deca),
 )
 
 

@@ -29,10 +29,11 @@ from transformers import (
 )
 
 from convert.engine import torch_shapes
-from convert.peers import IResNet
+from convert.peers import DecaEncoder, IResNet
 from convert.tables import id_adapter
 from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFaceConfig
+from fmv2.models.coefficient_encoder import CoefficientEncoderConfig
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.unet import UNetConfig
 
@@ -44,20 +45,23 @@ _ID_DIM = 16
 
 
 def write_sources(folder: Path) -> tuple[Path, ...]:
-    """Writes a Stable Diffusion folder, upstream's `model.bin`, a CLIP image encoder and ArcFace.
+    """Writes a Stable Diffusion folder, upstream's `model.bin`, a CLIP image encoder, ArcFace and
+    DECA.
 
     Returns:
       their paths, in this order.
     """
     torch.manual_seed(0)
     base, adapters = folder / "base", folder / "model.bin"
-    clip, face = folder / "clip", folder / "backbone.pth"
+    clip, face, deca = folder / "clip", folder / "backbone.pth", folder / "deca_model.tar"
     pipeline = stable_diffusion()
     pipeline.save_pretrained(base)
     torch.save(model_bin(pipeline.unet), adapters)
     image_encoder().save_pretrained(clip)
     torch.save(face_encoder().state_dict(), face)
-    return base, adapters, clip, face
+    encoder = randomized(DecaEncoder(CoefficientEncoderConfig.tiny()))
+    torch.save({"E_flame": encoder.state_dict(), "E_detail": {"weight": torch.ones(1)}}, deca)
+    return base, adapters, clip, face, deca
 
 
 def stable_diffusion() -> StableDiffusionPipeline:

@@ -140,6 +140,15 @@ def norm(torch: str, flax: str | None = None) -> tuple[Rule, Rule]:
     return Rule(f"{torch}.weight", f"{flax}.scale"), Rule(f"{torch}.bias", f"{flax}.bias")
 
 
+def batch_norm(name: str) -> tuple[Rule, ...]:
+    """A batch norm with its running statistics."""
+    return (
+        *norm(name),
+        Rule(f"{name}.running_mean", f"{name}.mean"),
+        Rule(f"{name}.running_var", f"{name}.var"),
+    )
+
+
 def prefixed(rules: tuple[Rule, ...], torch: str, flax: str) -> tuple[Rule, ...]:
     """The rules of a part, set below the names that the part has in a larger net."""
     return tuple(

@@ -1,7 +1,8 @@
 """Each component of a folder run in PyTorch and in Flax on the same random inputs.
 
 The PyTorch side is stock: diffusers' and transformers' classes load the folder as anyone's program
-would, the adapter through `load_ip_adapter`. Only ArcFace, which no library ships, is ours.
+would, the adapter through `load_ip_adapter`. Only ArcFace and DECA's encoder, which no library
+ships, are ours.
 """
 
 # diffusers annotates its configurations loosely and does not declare what it exports.
@@ -20,8 +21,9 @@ from diffusers import ControlNetModel, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from convert.components import COMPONENTS
-from convert.folder import Model, assemble, read
-from convert.peers import IResNet
+from convert.folder import STABLE_DIFFUSION, Model, assemble, read
+from convert.peers import DecaEncoder, IResNet
+from fmv2.errors import UserError
 from fmv2.models.shadingnet import ShadingNet
 
 _BATCH = 2
@@ -44,9 +46,11 @@ def compare(folder: Path) -> Iterator[Deviation]:
     """The deviation of each component as it is found, all in float32.
 
     Raises:
-      UserError: the folder is not a model.
+      UserError: the folder is not a model, or not a whole one.
     """
     model = read(assemble([folder]), dtype=jnp.float32)
+    if missing := [name for name in STABLE_DIFFUSION if name not in model.nets()]:
+        raise UserError(f"{folder}: stock diffusers cannot load it without {', '.join(missing)}")
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     with jax.default_matmul_precision("highest"), torch.no_grad():
         yield from _text_encoder(model, pipeline)
@@ -55,10 +59,13 @@ def compare(folder: Path) -> Iterator[Deviation]:
             yield from _image_encoder(model, pipeline)
         if model.face_encoder is not None:
             yield from _face_encoder(model, folder)
+        if model.coefficient_encoder is not None:
+            yield from _coefficient_encoder(model, folder)
         yield from _denoisers(model, pipeline, folder)
 
 
 def _text_encoder(model: Model, pipeline: Any) -> Iterator[Deviation]:
+    assert model.text_encoder is not None
     config = model.text_encoder.config
     shape = (_BATCH, config.max_position_embeddings)
     ids = jnp.asarray(np.random.default_rng(0).integers(config.vocab_size, size=shape))
@@ -67,6 +74,7 @@ def _text_encoder(model: Model, pipeline: Any) -> Iterator[Deviation]:
 
 
 def _vae(model: Model, pipeline: Any) -> Iterator[Deviation]:
+    assert model.vae is not None
     side = _latent_side(model)
     pixels = side * model.vae.config.downscale
     images = _normal(1, _BATCH, pixels, pixels, model.vae.config.in_channels).clip(-1, 1)
@@ -92,18 +100,34 @@ def _image_encoder(model: Model, pipeline: Any) -> Iterator[Deviation]:
 def _face_encoder(model: Model, folder: Path) -> Iterator[Deviation]:
     encoder = model.face_encoder
     assert encoder is not None
-    peer = IResNet(encoder.config)
-    file = folder / "face_encoder" / COMPONENTS["face_encoder"].file
-    # strict=False: the counter of training steps is no weight, and is not in the file.
-    missing = peer.load_state_dict(load_file(file), strict=False).missing_keys
-    assert all(name.endswith("num_batches_tracked") for name in missing), missing
+    peer = _filled(IResNet(encoder.config), "face_encoder", folder)
     size = encoder.config.image_size
     images = _normal(4, _BATCH, size, size, 3).clip(-1, 1)
-    yield _deviation("ArcFace", [encoder(images)], [peer.float().eval()(_nchw(images))])
+    yield _deviation("ArcFace", [encoder(images)], [peer(_nchw(images))])
+
+
+def _coefficient_encoder(model: Model, folder: Path) -> Iterator[Deviation]:
+    encoder = model.coefficient_encoder
+    assert encoder is not None
+    peer = _filled(DecaEncoder(encoder.config), "coefficient_encoder", folder)
+    size = encoder.config.image_size
+    images = (_normal(10, _BATCH, size, size, 3) / 4 + 0.5).clip(0, 1)
+    found = jnp.concatenate([x.reshape(_BATCH, -1) for x in encoder(images)], axis=1)
+    yield _deviation("DECA encoder", [found], [peer(_nchw(images))])
+
+
+def _filled(peer: torch.nn.Module, name: str, folder: Path) -> torch.nn.Module:
+    """The peer with a component's weights, in float32."""
+    # strict=False: the counter of training steps is no weight, and is not in the file.
+    tensors = load_file(folder / name / COMPONENTS[name].file)
+    missing = peer.load_state_dict(tensors, strict=False).missing_keys
+    assert all(key.endswith("num_batches_tracked") for key in missing), missing
+    return peer.float().eval()
 
 
 def _denoisers(model: Model, pipeline: Any, folder: Path) -> Iterator[Deviation]:
     """The U-Net bare, then adapter and ShadingNet, then all of them together."""
+    assert model.unet is not None
     config = model.unet.config
     side = _latent_side(model)
     latents = _normal(5, _BATCH, side, side, config.in_channels)
@@ -158,6 +182,7 @@ def _denoisers(model: Model, pipeline: Any, folder: Path) -> Iterator[Deviation]
 
 
 def _latent_side(model: Model) -> int:
+    assert model.unet is not None
     return min(model.unet.config.sample_size, _SIDE)
 
 

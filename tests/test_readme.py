@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with the files that the README names."""
-    base, model_bin, clip, arcface = write_sources(tmp_path)
+    base, model_bin, clip, arcface, _ = write_sources(tmp_path)
     base.rename(tmp_path / "stable-diffusion")
     clip.rename(tmp_path / "image_encoder")
     assert (model_bin.name, arcface.name) == ("model.bin", "backbone.pth")

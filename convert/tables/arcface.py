@@ -1,15 +1,7 @@
 """The weights of ArcFace's IResNet, the names of insightface's arcface_torch."""
 
-from convert.rules import CONV, Ignore, Rule, Table, linear_after_flatten, norm
+from convert.rules import CONV, Ignore, Rule, Table, batch_norm, linear_after_flatten
 from fmv2.models.arcface import ArcFaceConfig
-
-
-def _batch_norm(name: str) -> tuple[Rule, ...]:
-    return (
-        *norm(name),
-        Rule(f"{name}.running_mean", f"{name}.mean"),
-        Rule(f"{name}.running_var", f"{name}.var"),
-    )
 
 
 def table(config: ArcFaceConfig) -> Table:
@@ -19,17 +11,17 @@ def table(config: ArcFaceConfig) -> Table:
     return Table(
         rules=(
             Rule("conv1.weight", "conv1.kernel", CONV),
-            *_batch_norm("bn1"),
+            *batch_norm("bn1"),
             Rule("prelu.weight", "prelu.weight"),
-            *_batch_norm(f"{block}.bn{{k}}"),
+            *batch_norm(f"{block}.bn{{k}}"),
             Rule(f"{block}.conv{{k}}.weight", f"{block}.conv{{k}}.kernel", CONV),
             Rule(f"{block}.prelu.weight", f"{block}.prelu.weight"),
             Rule(f"{block}.downsample.0.weight", f"{block}.downsample.0.kernel", CONV),
-            *_batch_norm(f"{block}.downsample.1"),
-            *_batch_norm("bn2"),
+            *batch_norm(f"{block}.downsample.1"),
+            *batch_norm("bn2"),
             Rule("fc.weight", "fc.kernel", flattened),
             Rule("fc.bias", "fc.bias"),
-            *_batch_norm("features"),
+            *batch_norm("features"),
         ),
         ignores=(
             Ignore(

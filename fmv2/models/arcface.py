@@ -1,8 +1,8 @@
 """The face recogniser whose embedding is the identity: IResNet-50 and -100.
 
 Papers: Deng et al. 2019 (ArcFace); Duta et al. 2020 (the residual block). Equals the IResNet of
-insightface's arcface_torch in eval mode. Layout NHWC. Frozen: batch norms always use their running
-statistics.
+insightface's arcface_torch in eval mode. Layout NHWC. Batch norms use their running statistics,
+until `train()` is called.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fmv2.errors import UserError
-from fmv2.models.layers import Options
+from fmv2.models.layers import Options, batch_norm, unbiased_conv
 
 _STAGES = 4
 
@@ -91,16 +91,16 @@ class Block(nnx.Module):
         self, channels: int, out_channels: int, *, halves: bool, **options: Unpack[Options]
     ):
         stride = 2 if halves else 1
-        self.bn1 = _batch_norm(channels, options)
-        self.conv1 = _conv(channels, out_channels, 3, 1, options)
-        self.bn2 = _batch_norm(out_channels, options)
+        self.bn1 = batch_norm(channels, options)
+        self.conv1 = unbiased_conv(channels, out_channels, 3, 1, options)
+        self.bn2 = batch_norm(out_channels, options)
         self.prelu = PReLU(out_channels, param_dtype=options["param_dtype"])
-        self.conv2 = _conv(out_channels, out_channels, 3, stride, options)
-        self.bn3 = _batch_norm(out_channels, options)
+        self.conv2 = unbiased_conv(out_channels, out_channels, 3, stride, options)
+        self.bn3 = batch_norm(out_channels, options)
         self.downsample = nnx.List(
             [
-                _conv(channels, out_channels, 1, stride, options),
-                _batch_norm(out_channels, options),
+                unbiased_conv(channels, out_channels, 1, stride, options),
+                batch_norm(out_channels, options),
             ]
             if halves
             else []
@@ -136,8 +136,8 @@ class ArcFace(nnx.Module):
         options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         widths = config.widths
         self.config = config
-        self.conv1 = _conv(3, widths[0], 3, 1, options)
-        self.bn1 = _batch_norm(widths[0], options)
+        self.conv1 = unbiased_conv(3, widths[0], 3, 1, options)
+        self.bn1 = batch_norm(widths[0], options)
         self.prelu = PReLU(widths[0], param_dtype=param_dtype)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nnx.List(
@@ -148,9 +148,9 @@ class ArcFace(nnx.Module):
                 (widths[0], *widths), widths, config.layers, strict=False
             )
         )
-        self.bn2 = _batch_norm(widths[-1], options)
+        self.bn2 = batch_norm(widths[-1], options)
         self.fc = nnx.Linear(config.map_size**2 * widths[-1], config.embedding_size, **options)
-        self.features = _batch_norm(config.embedding_size, options)
+        self.features = batch_norm(config.embedding_size, options)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Embeddings of aligned faces, as trained; `normalize` them to compare.
@@ -171,31 +171,3 @@ class ArcFace(nnx.Module):
                 x = block(x)
         x = self.bn2(x)
         return self.features(self.fc(x.reshape(x.shape[0], -1)))
-
-
-def _conv(channels: int, out_channels: int, size: int, stride: int, options: Options) -> nnx.Conv:
-    # Padded alike on all sides; "SAME" would pad a stride of 2 on one side alone.
-    return nnx.Conv(
-        channels,
-        out_channels,
-        (size, size),
-        strides=stride,
-        padding=size // 2,
-        use_bias=False,
-        **options,
-    )
-
-
-def _unpromoted(arrays, **_):
-    """Instead of Flax's promotion, which would round the statistics to the compute dtype."""
-    return arrays
-
-
-def _batch_norm(features: int, options: Options) -> nnx.BatchNorm:
-    return nnx.BatchNorm(
-        features,
-        use_running_average=True,
-        epsilon=1e-5,
-        promote_dtype=_unpromoted,
-        **options,
-    )

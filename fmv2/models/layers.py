@@ -64,6 +64,42 @@ def normed_silu(norm: GroupNorm, x: Float[Array, "b h w c"]) -> Float[Array, "b 
     return nnx.silu(norm(x))
 
 
+def unbiased_conv(
+    channels: int, out_channels: int, size: int, stride: int, options: Options
+) -> nnx.Conv:
+    """torch's convolution of odd size without a bias, for a batch norm behind it."""
+    # Padded alike on all sides; "SAME" would pad a stride of 2 on one side alone.
+    return nnx.Conv(
+        channels,
+        out_channels,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        **options,
+    )
+
+
+def batch_norm(features: int, options: Options) -> nnx.BatchNorm:
+    """torch.nn.BatchNorm over the last axis, statistics in float32.
+
+    It uses its running statistics, as torch's does after `eval()`, until `train()` is called.
+    """
+    return nnx.BatchNorm(
+        features,
+        use_running_average=True,
+        momentum=0.9,
+        epsilon=1e-5,
+        promote_dtype=_unpromoted,
+        **options,
+    )
+
+
+def _unpromoted(arrays, **_):
+    """Instead of Flax's promotion, which would round the statistics to the compute dtype."""
+    return arrays
+
+
 class TimestepEmbedding(nnx.Module):
     """Sinusoids of the timestep (cosines first, as SD has it) through two linear layers.
 

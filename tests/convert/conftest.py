@@ -17,6 +17,7 @@ class Sources(NamedTuple):
     model_bin: Path
     clip: Path
     arcface: Path
+    deca: Path
 
 
 @pytest.fixture(scope="session")

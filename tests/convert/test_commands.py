@@ -61,6 +61,7 @@ def test_verify(fmv2, export):
         "VAE decoder",
         "CLIP image encoder",
         "ArcFace",
+        "DECA encoder",
         "U-Net",
         "ID tokens",
         "U-Net with adapter",

@@ -19,6 +19,7 @@ from convert.components import COMPONENTS
 from convert.engine import torch_shapes
 from convert.folder import assemble, read, write
 from convert.kinds import identify
+from convert.verification import compare
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
 from fmv2.models.clip_vision import CLIPVisionConfig
@@ -56,19 +57,21 @@ def cast(request, sources, tmp_path_factory):
     clip = shutil.copytree(sources.clip, home / "clip")
     for file in (*base.rglob("*.safetensors"), *clip.rglob("*.safetensors")):
         save_file(to(load_file(file)), file, metadata={"format": "pt"})
-    for name, path in (("model.bin", sources.model_bin), ("arcface", sources.arcface)):
+    files = {"model.bin": sources.model_bin, "arcface": sources.arcface, "deca": sources.deca}
+    for name, path in files.items():
         torch.save(to(torch.load(path, weights_only=True)), home / name)
-    paths = (base, home / "model.bin", clip, home / "arcface")
+    paths = (base, clip, *(home / name for name in files))
     write(read(assemble(paths)), home / "out", upstream=True)
     return paths, home / "out", np.dtype(getattr(ml_dtypes, request.param, request.param))
 
 
 def test_round_trip_is_bit_exact(cast):
-    (base, model_bin, clip, arcface), out, dtype = cast
+    (base, clip, model_bin, arcface, deca), out, dtype = cast
     for component, place in FOLDERS.items():
         source = {
             "image_encoder": clip,
             "face_encoder": arcface,
+            "coefficient_encoder": deca,
             "adapter": model_bin,
             "shadingnet": model_bin,
         }.get(component, base / component)
@@ -76,14 +79,14 @@ def test_round_trip_is_bit_exact(cast):
         actual = tensors_of(out / place / COMPONENTS[component].file, component)
         if component == "text_encoder":  # transformers 5 writes no prefix, every version reads one
             expected = {f"text_model.{name}": array for name, array in expected.items()}
-        if component == "face_encoder":
+        if component in ("face_encoder", "coefficient_encoder"):
             expected = {n: a for n, a in expected.items() if "num_batches_tracked" not in n}
         same(actual, expected)
         assert {array.dtype for array in actual.values()} == {dtype}
 
 
 def test_model_bin_is_bit_exact(cast):
-    (_, model_bin, *_), out, _ = cast
+    (_, _, model_bin, *_), out, _ = cast
     for component in ("adapter", "shadingnet"):
         same(tensors_of(out / "model.bin", component), tensors_of(model_bin, component))
     written = torch.load(out / "model.bin", weights_only=True)
@@ -123,6 +126,8 @@ def test_contents(export):
     found = sorted(str(path.relative_to(export)) for path in export.rglob("*") if path.is_file())
     assert found == [
         "README.md",
+        "coefficient_encoder/config.json",
+        "coefficient_encoder/model.safetensors",
         "face_encoder/model.safetensors",
         "image_encoder/config.json",
         "image_encoder/model.safetensors",
@@ -161,6 +166,34 @@ def test_stable_diffusion_alone(sources, tmp_path):
     with pytest.raises(UserError, match="lacks one of them"):
         write(read(assemble([sources.base])), tmp_path / "y", upstream=True)
     assert not (tmp_path / "y").exists()
+
+
+def test_a_model_in_the_making(model, tmp_path):
+    """Nets are added one after another; the folder says itself which it has not yet."""
+    some = {"tokenizer": model.tokenizer, "scheduler": model.scheduler}
+    write(folders.Model(**some, vae=model.vae, face_encoder=model.face_encoder), tmp_path / "x")
+    source = identify(tmp_path / "x")
+    assert source.kind == "Stable Diffusion folder without unet, text_encoder"
+    assembly = assemble([tmp_path / "x"])
+    assert assembly.notes == ("a model in the making, without unet, text_encoder",)
+    again = read(assembly)
+    assert set(again.nets()) == {"vae", "face_encoder"}
+    with pytest.raises(UserError, match="without unet, text_encoder"):
+        next(compare(tmp_path / "x"))
+    write(dataclasses.replace(model, vae=again.vae), tmp_path / "y")
+    assert assemble([tmp_path / "y"]).notes == ()
+    # What its index does not call missing is not allowed to be.
+    shutil.rmtree(tmp_path / "x" / "vae")
+    with pytest.raises(UserError, match="vae/ is missing"):
+        identify(tmp_path / "x")
+
+
+def test_an_adapter_without_its_unet_is_refused(model, tmp_path):
+    write(dataclasses.replace(model, unet=None), tmp_path / "x")
+    with pytest.raises(UserError) as error:
+        read(assemble([tmp_path / "x"]))
+    for name in ("adapter", "shadingnet"):
+        assert f"{name}: the U-Net that it belongs to is missing" in str(error.value)
 
 
 def test_alpha_is_folded_into_the_files(model, export, tmp_path):

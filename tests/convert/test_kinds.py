@@ -159,6 +159,7 @@ def test_lora_of_another_scale_is_refused(tmp_path, export):
         ("image_encoder", "image_encoder", "CLIP image encoder"),
         ("shadingnet", "shadingnet", "ControlNet"),
         ("face_encoder", "face_encoder", "ArcFace IResNet"),
+        ("coefficient_encoder", "coefficient_encoder", "DECA encoder"),
         ("ip_adapter/face-makeup-plusv2.safetensors", "adapter", "IP-Adapter-FaceID-PlusV2"),
     ],
 )
@@ -195,12 +196,23 @@ def test_clip_with_both_halves(tmp_path, sources):
     assert source.notes == ("the text half is left out",)
 
 
+def test_deca(sources):
+    source = identify(sources.deca)
+    assert source.kind == "DECA"
+    assert source.notes == ("DECA's details are left out",)
+    check(
+        source.parts["coefficient_encoder"],
+        torch.load(sources.deca, weights_only=True)["E_flame"],
+    )
+
+
 def test_folders(sources, export):
     assert identify(sources.base).kind == "Stable Diffusion folder"
     source = identify(export)
     assert source.kind == "Face-MakeUpV2 folder"
     assert set(source.parts) == {
-        "unet", "vae", "text_encoder", "image_encoder", "face_encoder", "shadingnet", "adapter",
+        "unet", "vae", "text_encoder", "image_encoder", "face_encoder", "coefficient_encoder",
+        "shadingnet", "adapter",
     }  # fmt: skip
 
 
