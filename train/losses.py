@@ -4,6 +4,7 @@ Papers: Face-MakeUpV2 (arXiv 2510.21775); Hang et al. 2023 (min-SNR weighting).
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import jax
@@ -11,8 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.errors import UserError
 
 MapLoss = Literal["mass", "upstream", "none"]
+
+# A TPU would round the factors to bfloat16, and these sums are nothing beside a net's.
+_einsum = partial(jnp.einsum, precision="highest")
 
 
 def noise_loss(
@@ -66,7 +71,9 @@ def map_loss(
       masks: the fraction of each cell in its region.
       valid: which phrases count. One without tokens never does.
       form: "mass": the part of the phrase's attention that falls outside its region, which a map
-        can bring to 0. "upstream": the published squared difference between each token's
+        can bring to 0. Inside are the cells that the region covers at least half as much as the one
+        it covers most, so that brows and lips keep theirs on any grid; where it covers none, the
+        phrase does not count. "upstream": the published squared difference between each token's
         probability and the region's mask (binarised at one half), of which the tokens' mean is one
         more column; since probabilities over tokens sum to 1, two tokens that share a region cannot
         bring it to 0. "none": 0.
@@ -76,8 +83,13 @@ def map_loss(
     tokens = token_mask.astype(jnp.float32)
     count = tokens.sum(axis=-1)
     valid = valid & (count > 0)
-    region = masks.reshape(*masks.shape[:2], -1)
-    term = {"mass": _mass_outside, "upstream": _squared_difference}[form]
+    cover = masks.reshape(*masks.shape[:2], -1)
+    if form == "mass":
+        most = cover.max(axis=-1, keepdims=True)
+        region, term, valid = (cover >= most / 2), _mass_outside, valid & (most[..., 0] > 0)
+    else:
+        region, term = (cover > 0.5), _squared_difference
+    region = region.astype(jnp.float32)
 
     def layer(probabilities):
         per_phrase = term(probabilities, tokens, jnp.maximum(count, 1), region)
@@ -87,16 +99,15 @@ def map_loss(
 
 
 def _mass_outside(probabilities, tokens, count, region):
-    of_phrase = jnp.einsum("bhqt,bkt->bkhq", probabilities, tokens)
-    inside = jnp.einsum("bkhq,bkq->bkh", of_phrase, region)
+    of_phrase = _einsum("bhqt,bkt->bkhq", probabilities, tokens)
+    inside = _einsum("bkhq,bkq->bkh", of_phrase, region)
     return 1 - (inside / jnp.maximum(of_phrase.sum(axis=-1), 1e-12)).mean(axis=-1)
 
 
 def _squared_difference(probabilities, tokens, count, region):
-    region = (region > 0.5).astype(jnp.float32)[:, :, None]
-    count = count[:, :, None, None]
-    of_phrase = jnp.einsum("bhqt,bkt->bkhq", probabilities, tokens)
-    squares = jnp.einsum("bhqt,bkt->bkhq", jnp.square(probabilities), tokens)
+    region, count = region[:, :, None], count[:, :, None, None]
+    of_phrase = _einsum("bhqt,bkt->bkhq", probabilities, tokens)
+    squares = _einsum("bhqt,bkt->bkhq", jnp.square(probabilities), tokens)
     # Σ over the phrase's tokens of (p - m)², and the same of their mean.
     each = squares - 2 * region * of_phrase + count * jnp.square(region)
     mean = jnp.square(of_phrase / count - region)
@@ -136,24 +147,26 @@ def stratified_timesteps(
     2·every, … are sure to lie below `bound`: the ones that an image is estimated from.
 
     Raises:
-      ValueError: one sample in `every` is more than the steps below `bound` are of all: the rest
-        cannot make up for it.
+      UserError: one sample in `every` is more than the steps below `bound` are of all: the rest
+        cannot make up for it; or the batch is no multiple of `every`.
     """
     share, low = 1 / every, bound / total
-    if not 0 < bound <= total or share > low:
-        raise ValueError(
-            f"one sample in {every} below step {bound} of {total}: expected a bound of at least "
-            f"{-(-total // every)}, so that all steps stay equally likely"
+    faults = []
+    if bound > total or share > low:
+        faults.append(
+            f"one sample in {every} below step {bound} of {total}: expected a bound of "
+            f"{-(-total // every)} to {total}, so that all steps stay equally likely"
         )
-    pick, below, any_above = jax.random.split(key, 3)
+    if batch % every:
+        faults.append(f"one sample in {every} out of {batch}: expected a multiple of {every}")
+    if faults:
+        raise UserError("; ".join(faults))
+    pick, below, above = jax.random.split(key, 3)
+    low_steps = jax.random.randint(below, (batch,), 0, bound)
+    if bound == total:
+        return low_steps
     # The others go below the bound just so often that every step is drawn alike in the mean.
-    rest = 1.0 if every == 1 else (low - share) / (1 - share)
+    rest = (low - share) / (1 - share)
     sure = jnp.arange(batch) % every == 0
     goes_below = sure | (jax.random.uniform(pick, (batch,)) < rest)
-    if bound == total:
-        return jax.random.randint(below, (batch,), 0, bound)
-    return jnp.where(
-        goes_below,
-        jax.random.randint(below, (batch,), 0, bound),
-        jax.random.randint(any_above, (batch,), bound, total),
-    )
+    return jnp.where(goes_below, low_steps, jax.random.randint(above, (batch,), bound, total))

@@ -7,17 +7,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fmv2.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimizer, its learning rate over time, and what is averaged."""
 
     name: Literal["adamw", "adafactor", "lion"] = "adamw"
-    """AdamW keeps two moments in float32; Adafactor factors of one; Lion one, in bfloat16."""
+    """AdamW keeps two moments in float32; Adafactor the rows' and columns' means of one; Lion one
+    in bfloat16, and wants a learning rate about a fifth of AdamW's."""
     learning_rate: float = 1e-4
     """At its peak."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Constant, or half a cosine down to a hundredth of the peak at the last step."""
+    """Constant, or half a cosine down to a hundredth of the peak at the end of the run."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-2
@@ -25,9 +28,9 @@ class OptimizerConfig:
     decay_all: bool = False
     """Let norms and biases decay too; kernels and embeddings always do."""
     b1: float = 0.9
-    """Of the first moment."""
-    b2: float = 0.999
-    """Of the second moment; Lion's usual one is 0.99."""
+    """Of AdamW's first moment, or of what Lion steps along. Adafactor has no such thing."""
+    b2: float | None = None
+    """Of AdamW's second moment, or of Lion's only one. None: 0.999, and for Lion 0.99."""
     eps: float = 1e-8
     """Beside the root of AdamW's second moment."""
     clip_norm: float | None = 1.0
@@ -38,19 +41,24 @@ class OptimizerConfig:
     """Of the weights' running mean; less in the first steps. None keeps no mean."""
 
     def __post_init__(self):
+        positive, fraction = "more than 0", "at least 0 and less than 1"
         limits = {
-            "learning_rate": self.learning_rate > 0,
-            "warmup_steps": self.warmup_steps >= 0,
-            "weight_decay": self.weight_decay >= 0,
-            "b1": 0 <= self.b1 < 1,
-            "b2": 0 <= self.b2 < 1,
-            "eps": self.eps > 0,
-            "clip_norm": self.clip_norm is None or self.clip_norm > 0,
-            "accumulation": self.accumulation >= 1,
-            "ema_decay": self.ema_decay is None or 0 <= self.ema_decay < 1,
+            "learning_rate": (self.learning_rate > 0, positive),
+            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "b1": (0 <= self.b1 < 1, fraction),
+            "b2": (self.b2 is None or 0 <= self.b2 < 1, fraction),
+            "eps": (self.eps > 0, positive),
+            "clip_norm": (self.clip_norm is None or self.clip_norm > 0, positive),
+            "accumulation": (self.accumulation >= 1, "1 or more"),
+            "ema_decay": (self.ema_decay is None or 0 <= self.ema_decay < 1, fraction),
         }
-        if faults := [f"{name}={getattr(self, name)}" for name, ok in limits.items() if not ok]:
-            raise ValueError(f"optimizer settings out of range: {', '.join(faults)}")
+        if faults := [
+            f"{name}={getattr(self, name)}: expected {wanted}"
+            for name, (holds, wanted) in limits.items()
+            if not holds
+        ]:
+            raise UserError("optimizer: " + "; ".join(faults))
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -70,11 +78,14 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     rate = learning_rate(config, steps)
     mask = None if config.decay_all else _decays
     decay: Any = {"weight_decay": config.weight_decay, "mask": mask}
+    b1, b2 = config.b1, config.b2
     match config.name:
         case "adamw":
-            main = optax.adamw(rate, config.b1, config.b2, config.eps, **decay)
+            main = optax.adamw(rate, b1, 0.999 if b2 is None else b2, config.eps, **decay)
         case "lion":
-            main = optax.lion(rate, config.b1, config.b2, mu_dtype=jnp.bfloat16, **decay)
+            # At 0.999 a moment in bfloat16 would not see most gradients: they are below its step.
+            b2 = 0.99 if b2 is None else b2
+            main = optax.lion(rate, b1, b2, mu_dtype=jnp.bfloat16, **decay)
         case "adafactor":
             main = optax.chain(
                 optax.scale_by_factored_rms(),

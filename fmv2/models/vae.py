@@ -148,11 +148,14 @@ class Moments(NamedTuple):
     mean: Float[Array, "b h w c"]
     logvar: Float[Array, "b h w c"]
 
+    def at(self, noise: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """The latents that lie so many standard deviations from the mean."""
+        return self.mean + jnp.exp(0.5 * self.logvar) * noise
+
 
 def sample(moments: Moments, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
     """Latents drawn from their distribution."""
-    noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
-    return moments.mean + jnp.exp(0.5 * moments.logvar) * noise
+    return moments.at(jax.random.normal(key, moments.mean.shape, moments.mean.dtype))
 
 
 class AttentionBlock(nnx.Module):

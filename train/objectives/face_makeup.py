@@ -6,23 +6,34 @@ identity of the face in the estimated image.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.errors import UserError
 from fmv2.face.align import TEMPLATE, crop_face
 from fmv2.models.arcface import normalize
 from fmv2.models.id_adapter import IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig
-from fmv2.models.vae import Moments, sample
+from fmv2.models.vae import Moments
 from train.losses import MapLoss, identity_loss, map_loss, noise_loss, stratified_timesteps
 from train.objectives.inputs import clip_input, image_input, keep, resize, shading_input
 
 Metrics = dict[str, Float[Array, ""]]
+
+
+class Chance(NamedTuple):
+    """All that is random in the loss of a batch."""
+
+    latents: Float[Array, "b h w c"]
+    """Standard normal: where in the VAE's distribution each picture's latents lie."""
+    noise: Float[Array, "b h w c"]
+    """Standard normal: what is added to them."""
+    timesteps: Int[Array, " b"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +55,31 @@ class FaceMakeUp:
     """Of the LoRA of an adapter that begins afresh."""
     min_snr_gamma: float | None = None
     """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
+    latents: Literal["vae", "record"] = "vae"
+    """Encode the picture at each step, or read the VAE's moments from the record."""
 
     trained = ("adapter", "shadingnet")
-    extras = ()
+
+    def __post_init__(self):
+        limits = {
+            "map_weight": (self.map_weight >= 0, "0 or more"),
+            "id_weight": (self.id_weight >= 0, "0 or more"),
+            "id_every": (self.id_every >= 1, "1 or more"),
+            "id_bound": (self.id_bound >= 1, "1 or more"),
+            "rank": (self.rank >= 1, "1 or more"),
+            "min_snr_gamma": (self.min_snr_gamma is None or self.min_snr_gamma > 0, "more than 0"),
+        }
+        if faults := [
+            f"{name}={getattr(self, name)}: expected {wanted}"
+            for name, (holds, wanted) in limits.items()
+            if not holds
+        ]:
+            raise UserError("objective: " + "; ".join(faults))
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Optional fields of the batch that it needs."""
+        return ("latent_moments",) if self.latents == "record" else ()
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -85,16 +118,44 @@ class FaceMakeUp:
 
         Args:
           trained: the nets named in `trained`, with float32 weights.
-          frozen: those named in `frozen`; the face encoder only where the identity needs one.
-          batch: of images whose sides are eight times the latents'.
+          frozen: those named in `frozen`.
+          batch: of square images.
           key: for latents, noise and timesteps.
           schedule: of the base model.
+        Raises:
+          UserError: timesteps, or the adapter's and the identity's width, do not go together.
         """
-        latents_key, noise_key, time_key = jax.random.split(key, 3)
-        vae = frozen["vae"]
-        x0 = self._latents(vae, batch, latents_key)
-        noise = jax.random.normal(noise_key, x0.shape)
-        timesteps = self._timesteps(time_key, len(x0), schedule.num_train_timesteps)
+        chance = self.draw(frozen, batch, key, schedule)
+        return self.loss_at(trained, frozen, batch, chance, schedule)
+
+    def draw(
+        self, frozen: Mapping[str, Any], batch: Batch, key: Array, schedule: NoiseSchedule
+    ) -> Chance:
+        """What `loss` leaves to chance; arguments as there."""
+        vae = frozen["vae"].config
+        count, height, width, _ = batch.image.shape
+        shape = (count, height // vae.downscale, width // vae.downscale, vae.latent_channels)
+        latents, noise, times = jax.random.split(key, 3)
+        total = schedule.num_train_timesteps
+        return Chance(
+            latents=jax.random.normal(latents, shape),
+            noise=jax.random.normal(noise, shape),
+            timesteps=stratified_timesteps(times, count, self.id_every, self.id_bound, total)
+            if self.id_weight
+            else jax.random.randint(times, (count,), 0, total),
+        )
+
+    def loss_at(
+        self,
+        trained: Mapping[str, Any],
+        frozen: Mapping[str, Any],
+        batch: Batch,
+        chance: Chance,
+        schedule: NoiseSchedule,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """`loss`, with nothing left to chance."""
+        _, noise, timesteps = chance
+        x0 = self._latents(frozen["vae"], batch, chance.latents)
         noisy = schedule.add_noise(x0, noise, timesteps)
 
         identity = self._identity(frozen, batch)
@@ -131,18 +192,13 @@ class FaceMakeUp:
             loss += self.id_weight * terms["id"]
         return loss, {"loss": loss, **terms}
 
-    def _latents(self, vae, batch, key):
-        if batch.latent_moments is not None:
-            moments = Moments(*jnp.split(batch.latent_moments.astype(jnp.float32), 2, axis=-1))
+    def _latents(self, vae, batch, noise):
+        if self.latents == "record":
+            moments = jnp.split(batch.latent_moments, 2, axis=-1)
         else:
             moments = vae.encode(image_input(batch.image))
-            moments = Moments(*(x.astype(jnp.float32) for x in moments))
-        return vae.config.scale(sample(moments, key))
-
-    def _timesteps(self, key, batch, total):
-        if self.id_weight:
-            return stratified_timesteps(key, batch, self.id_every, self.id_bound, total)
-        return jax.random.randint(key, (batch,), 0, total)
+        mean, logvar = (x.astype(jnp.float32) for x in moments)
+        return vae.config.scale(Moments(mean, logvar).at(noise))
 
     def _identity(self, frozen, batch):
         """Of the face itself, whether or not the model is told of it."""
@@ -159,6 +215,11 @@ class FaceMakeUp:
         return self._id_tokens(adapter, frozen, batch, self._identity(frozen, batch), dropped)
 
     def _id_tokens(self, adapter, frozen, batch, identity, dropped):
+        if identity.shape[-1] != adapter.config.id_dim:
+            raise UserError(
+                f"objective.identity={self.identity} gives {identity.shape[-1]} numbers, but the "
+                f"model's adapter takes {adapter.config.id_dim}: it was made for another encoder"
+            )
         encoder = frozen["image_encoder"]
         pixels = clip_input(batch.face, encoder.config.image_size)
         features = encoder.hidden_state(keep(pixels, batch.face_dropped | dropped), -2)
@@ -176,9 +237,9 @@ class FaceMakeUp:
         landmarks = jnp.where(known[:, None, None], landmarks, jnp.asarray(TEMPLATE)[None])
         vae, encoder = frozen["vae"], frozen["face_encoder"]
         images = vae.decode(vae.config.unscale(some(x0))).astype(jnp.float32)
-        faces = jax.vmap(crop_face, in_axes=(0, 0, None))(
-            images, landmarks, encoder.config.image_size
-        )
+        # What lies beyond the picture is 0 in a crop, and black is -1 in an image.
+        crop = jax.vmap(crop_face, in_axes=(0, 0, None))
+        faces = crop(images + 1, landmarks, encoder.config.image_size) - 1
         weight = jnp.asarray(schedule.alphas_cumprod)[some(timesteps)]
         weight = jnp.where(known & ~some(batch.id_dropped), weight, 0)
         return identity_loss(encoder(faces), some(identity), weight)
