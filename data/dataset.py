@@ -1,6 +1,8 @@
 """A finished data set on disk or in a bucket: what it holds, and its records one by one."""
 
 import dataclasses
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -77,6 +79,17 @@ class Dataset:
     def tokenizer(self) -> str:
         """Fingerprint of the tokenizer that the token masks belong to."""
         return self.metadata["tokenizer"]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over what tells one data set from another: form, metadata, and each split's shards
+        with their bytes. Its place does not matter."""
+        shards = {
+            name: [*split.shard_lengths, int(split.num_bytes)]
+            for name, split in self.builder.info.splits.items()
+        }
+        told = [self.schema, dict(self.metadata), shards]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def source(self, split: str) -> Records:
         """

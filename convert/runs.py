@@ -1,0 +1,153 @@
+"""A training run's folder: which checkpoints it has, and what the nets of one weigh.
+
+`train.checkpoint` writes them with Orbax; here they are only read, array by array.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.path import step as step_paths
+
+from convert.components import COMPONENTS
+from convert.engine import TensorRef
+from convert.kinds import Part, Source
+from convert.rules import Table
+from convert.sources import Tensors
+from fmv2.errors import UserError
+from fmv2.models.arcface import ArcFaceConfig
+
+CHECKPOINTS = "checkpoints"
+"""In the run's folder; below it one folder per step."""
+
+STATE, LOADER, CONFIG, INPUTS, NETS = "state", "loader", "config", "inputs", "nets"
+"""What a checkpoint holds: arrays by dotted path, and JSON."""
+
+
+def is_run(path: epath.PathLike) -> bool:
+    """Whether a training run wrote into this folder."""
+    return (epath.Path(path) / CHECKPOINTS).is_dir()
+
+
+def steps(run: epath.PathLike) -> list[int]:
+    """Those that have a checkpoint, oldest first; what is half-written does not count."""
+    folder = epath.Path(run) / CHECKPOINTS
+    return sorted(step_paths.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
+def choose(run: epath.PathLike, step: int | None = None) -> int:
+    """The step asked for, or the newest.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    there = steps(run)
+    if not there:
+        raise UserError(f"{run}: this training run has no checkpoint yet")
+    if step is not None and step not in there:
+        raise UserError(f"{run}: no checkpoint of step {step}: there are {there}")
+    return there[-1] if step is None else step
+
+
+def read_json(run: epath.PathLike, step: int, item: str) -> dict[str, Any]:
+    """CONFIG, INPUTS, LOADER or NETS of a checkpoint."""
+    path = epath.Path(run) / CHECKPOINTS / str(step) / item / "metadata"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the checkpoint is damaged: {error}") from error
+
+
+def describe(nets: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes of nets, by component, as `source` finds them under NETS."""
+    return {
+        name: net.config.to_config()
+        if hasattr(net.config, "to_config")
+        else dataclasses.asdict(net.config)
+        for name, net in nets.items()
+    }
+
+
+def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
+    """The nets that a run has trained, under their torch names.
+
+    Args:
+      step: of the checkpoint; the newest by default.
+      raw: the weights themselves; else their running mean, where the run keeps one.
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    step = choose(run, step)
+    folder = epath.Path(run) / CHECKPOINTS / str(step) / STATE
+    shapes = _shapes(folder)
+    averaged = not raw and any(name.startswith("ema.") for name in shapes)
+    groups = ("ema." if averaged else "params.", "stats.")
+    parts = {}
+    for name, config in read_json(run, step, NETS).items():
+        leaves = {
+            path.removeprefix(prefix): path
+            for group in groups
+            for path in shapes
+            if path.startswith(prefix := f"{group}{name}.")
+        }
+        tensors = _under_torch_names(folder, leaves, shapes, _table(name, config))
+        # Adapter and ArcFace have no config.json: their shapes are all in their tensors.
+        stated = None if name in ("adapter", "face_encoder") else config
+        parts[name] = Part(tensors, stated)
+    weights = "running mean of the weights" if averaged else "weights as they are"
+    return Source(run, f"training run, step {step}, {weights}", parts)
+
+
+def _shapes(folder: epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
+    return {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for name, array in metadata.tree.items()
+    }
+
+
+def _under_torch_names(
+    folder: epath.Path,
+    leaves: Mapping[str, str],
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    table: Table,
+) -> Tensors:
+    tensors = {}
+    for leaf, path in leaves.items():
+        ((key, rule),) = table.to_torch(leaf)
+
+        def read(path=path, to_torch=rule.layout.to_torch) -> np.ndarray:
+            return to_torch(_array(folder, path))
+
+        shape = jax.eval_shape(rule.layout.to_torch, shapes[path]).shape
+        tensors[key] = TensorRef(shape, np.dtype(shapes[path].dtype), read)
+    return tensors
+
+
+def _array(folder: epath.Path, path: str) -> np.ndarray:
+    """One array of the checkpoint, whatever it was sharded over."""
+    args = ocp.args.PyTreeRestore(
+        item={path: 0},
+        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray)},
+        partial_restore=True,
+    )
+    return ocp.PyTreeCheckpointHandler().restore(folder, args=args)[path]
+
+
+def _table(name: str, config: Mapping[str, Any]) -> Table:
+    """The weight table of a net of this shape."""
+    component = COMPONENTS[name]
+    if name in ("adapter", "coefficient_encoder"):  # one table for all
+        return component.table(None)
+    if name == "face_encoder":
+        sizes: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
+        }
+        return component.table(ArcFaceConfig(**sizes))
+    return component.table(component.shape(Part({}, config), None))
