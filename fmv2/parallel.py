@@ -6,11 +6,12 @@ engine is JAX's own (Xu et al. 2021, GSPMD): all that is said here is where arra
 """
 
 import dataclasses
+import functools
 import math
 import re
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fmv2.errors import UserError
+
+T = TypeVar("T")
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -133,6 +136,17 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
         )
     shape = (data, config.fsdp, config.tensor)
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def under(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
+    """The function with the mesh in sight while it is traced, which kernels of Pallas need."""
+
+    @functools.wraps(function)
+    def seen(*args: Any, **options: Any) -> T:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **options)
+
+    return seen
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.schema import COEFFICIENTS, MASKS, TOKENS, Batch
-from fmv2.parallel import batch_sharding, shardings
+from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.parallel import batch_sharding, shardings, under
 from train.config import TrainConfig
 from train.nets import Nets, Shapes, describe
 from train.optimizer import make_optimizer
@@ -39,7 +40,7 @@ def program(config: TrainConfig, shapes: Shapes, mesh: Mesh) -> Program:
     one = batch_sharding(mesh)
     batch = jax.tree.map(lambda x: _struct(x, one), abstract_batch(config, shapes))
     return Program(
-        jit_step(config, split(trained)[0], shapes.schedule, state), state, frozen, batch
+        jit_step(config, split(trained)[0], shapes.schedule, state, mesh), state, frozen, batch
     )
 
 
@@ -50,7 +51,7 @@ def initial_state(config: TrainConfig, trained: Nets) -> TrainState:
 
 
 def jit_step(
-    config: TrainConfig, graph: Any, schedule: Any, state: TrainState
+    config: TrainConfig, graph: Any, schedule: NoiseSchedule, state: TrainState, mesh: Mesh
 ) -> Callable[..., Any]:
     """The step under jit: state stays where it is, metrics go everywhere.
 
@@ -61,7 +62,7 @@ def jit_step(
     optimizer = make_optimizer(config.optimizer, config.steps)
     step = make_step(config.objective, graph, optimizer, config.optimizer, schedule)
     placed = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
+    return jax.jit(under(mesh, step), donate_argnums=0, out_shardings=(placed, None))
 
 
 def abstract_batch(config: TrainConfig, shapes: Shapes) -> Batch:

@@ -119,7 +119,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[Run, TrainState]:
         shapes=shapes,
         graph=graph,
         frozen=frozen,
-        step=jit_step(config, graph, shapes.schedule, state),
+        step=jit_step(config, graph, shapes.schedule, state, mesh),
     )
     return run, state
 

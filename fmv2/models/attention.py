@@ -4,11 +4,15 @@ Source: Vaswani et al. 2017, eq. 1. The kernels are JAX's own: XLA and cuDNN fla
 `jax.nn.dot_product_attention`, splash attention (Pallas) on TPU.
 """
 
+import math
 from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from fmv2.parallel import BATCH_AXES
 
 AttentionChoice = Literal["auto", "xla", "cudnn", "splash"]
 
@@ -99,4 +103,22 @@ def _splash(query, key, value):
     )
     # Splash scales nothing and wants (heads, tokens, d).
     heads_first = [x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value)]
-    return cast(jax.Array, jax.vmap(kernel)(*heads_first)).swapaxes(1, 2)
+    return _on_each_device(jax.vmap(kernel), heads_first).swapaxes(1, 2)
+
+
+def _on_each_device(kernel, heads_first):
+    """A Pallas call is opaque to the partitioner: each device is told to work on its own part.
+
+    Samples and heads lie as `fmv2.parallel` lays them; what does not divide is on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return cast(jax.Array, kernel(*heads_first))
+    batch, heads = heads_first[0].shape[:2]
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    spec = PartitionSpec(
+        BATCH_AXES if batch % ways == 0 else None,
+        "tensor" if heads % mesh.shape["tensor"] == 0 else None,
+    )
+    parts = jax.shard_map(kernel, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    return cast(jax.Array, parts(*heads_first))

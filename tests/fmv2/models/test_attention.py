@@ -1,13 +1,18 @@
 """Every kernel that runs here gives softmax(q kᵀ / sqrt(d)) v; the choice falls as documented."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fmv2.models.attention import _kernel, attention, attention_probabilities
+from fmv2.parallel import MeshConfig, make_mesh, under
 from tests.parity import relative_error
 
 
@@ -57,6 +62,21 @@ def test_splash_equals_xla_forward_and_backward():
         actual = jax.grad(loss("splash"), (0, 1, 2))(q, k, v)
     for ours, theirs in zip(actual, expected, strict=True):
         assert relative_error(ours, theirs) <= 1e-4
+
+
+def test_splash_works_on_each_devices_own_samples_and_heads():
+    rng = np.random.default_rng(0)
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+    placed = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
+    q, k, v = (jax.device_put(heads(rng, 1024, batch=2), placed) for _ in range(3))
+    expected = attention(q, k, v, implementation="xla")
+    with pltpu.force_tpu_interpret_mode():
+        splash = under(mesh, partial(attention, implementation="splash"))
+        compiled = jax.jit(splash).lower(q, k, v).compile()
+        actual = compiled(q, k, v)
+    assert relative_error(actual, expected) <= 1e-5
+    assert actual.sharding.spec == placed.spec
+    assert not re.search("all-(gather|reduce|to-all)", compiled.as_text())
 
 
 @pytest.mark.parametrize(
