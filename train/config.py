@@ -1,16 +1,13 @@
 """Everything a run depends on, typed: one frozen dataclass, whose presets are functions.
 
-What is here is what the command line takes. The run's fingerprint is made of it, so that a run is
-only ever resumed as what it was.
+What is here is what the command line takes. It lies in every checkpoint, so that a run is only ever
+resumed as what it was.
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
-
-import tyro
 
 from data.sample import Drops
 from fmv2.errors import UserError
@@ -21,7 +18,10 @@ from train.optimizer import OptimizerConfig
 
 Objectives = FaceMakeUp
 
-CHANGEABLE = ("data", "out", "base", "steps", "mesh", "hosts", "workers", "report")
+CHANGEABLE = (
+    *("data", "out", "base", "steps", "mesh", "hosts", "workers", "report"),
+    *("checkpoint_every", "keep_last", "keep_every"),
+)
 """Fields that may change when a run is resumed; the dataset's and the base's own fingerprints tell
 whether a path still leads to the same thing."""
 
@@ -48,11 +48,11 @@ class ReportConfig:
 class TrainConfig:
     """One run. Rerunning the same command resumes it."""
 
-    data: Path | None = tyro.MISSING
+    data: str | None = None
     """The records: a folder that `fmv2 data` wrote, or gs://…"""
-    out: Path | None = tyro.MISSING
-    """Where checkpoints, metrics and samples go; a folder of its own for each run."""
-    base: Path | None = tyro.MISSING
+    out: str | None = None
+    """Where checkpoints, metrics and samples go: a folder of its own for each run, or gs://…"""
+    base: Path | None = None
     """The model that the run begins from: a folder that `fmv2 convert from-diffusers` wrote. None
     where the objective begins from nothing."""
     steps: int
@@ -124,9 +124,3 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 def fixed_fields(config: TrainConfig) -> dict[str, Any]:
     """What must not change while a run lasts."""
     return {name: value for name, value in to_dict(config).items() if name not in CHANGEABLE}
-
-
-def fingerprint(config: TrainConfig) -> str:
-    """Of all that must not change."""
-    canonical = json.dumps(fixed_fields(config), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,24 +13,17 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from convert.folder import Assembly
-from data.dataset import Dataset, open_dataset
+from data.dataset import Dataset
 from data.loader import Loader, LoaderConfig
 from data.sample import Drops
 from data.schema import Batch
-from data.tokens import EMBEDDED, Tokens
+from data.tokens import Tokens
 from fmv2.diffusion.schedule import NoiseSchedule
-from fmv2.errors import UserError
-from fmv2.parallel import (
-    agree,
-    batch_sharding,
-    batch_ways,
-    initialize_distributed,
-    make_mesh,
-    shardings,
-)
+from fmv2.parallel import batch_sharding, shardings
 from train.abstract import face_size, initial_state, jit_step
-from train.config import TrainConfig, to_dict
-from train.nets import Nets, Shapes, describe, load, open_base
+from train.checks import check
+from train.config import TrainConfig
+from train.nets import Nets, Shapes, load
 from train.step import Metrics, TrainState, split
 
 TRAIN, VALIDATION = "train", "validation"
@@ -50,6 +42,8 @@ class Run:
     graph: Any
     """Structure of the trained nets."""
     frozen: Nets
+    resumes_at: int | None
+    """Step of the checkpoint to go on from."""
     step: Callable[[TrainState, Nets, Batch], tuple[TrainState, Metrics]]
 
     @property
@@ -89,19 +83,8 @@ def prepare(config: TrainConfig, console: Console) -> tuple[Run, TrainState]:
     Raises:
       UserError: data set, tokenizer, base and config do not go together.
     """
-    if config.data is None or config.out is None:
-        raise UserError("a run needs --data and --out")
-    initialize_distributed(config.hosts)
-    mesh = make_mesh(config.mesh, jax.devices())
-    check_batch(config, mesh)
-    dataset = open_dataset(config.data)
-    base = None if config.base is None else open_base(config.base)
-    tokens = Tokens.load(EMBEDDED if base is None else base.tokenizer)
-    dataset.check_tokenizer(tokens)
-    shapes = Shapes.of(base).completed(config.objective)
-    describe(config, shapes)
-    agree(_whole_fingerprint(config, dataset))
-
+    inputs = check(config)
+    mesh, base, shapes = inputs.mesh, inputs.base, inputs.shapes
     start = time.monotonic()
     with console.status(f"reading {config.base}"):
         trained, frozen = load(config, base, mesh)
@@ -113,41 +96,16 @@ def prepare(config: TrainConfig, console: Console) -> tuple[Run, TrainState]:
     run = Run(
         config=config,
         mesh=mesh,
-        dataset=dataset,
-        tokens=tokens,
+        dataset=inputs.dataset,
+        tokens=inputs.tokens,
         base=base,
         shapes=shapes,
         graph=graph,
         frozen=frozen,
+        resumes_at=inputs.newest,
         step=jit_step(config, graph, shapes.schedule, state, mesh),
     )
     return run, state
-
-
-def check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    """Raises a UserError unless the batch divides among the devices."""
-    ways, unit = batch_ways(mesh), sample_unit(config)
-    micro = config.batch_size // config.optimizer.accumulation
-    if micro % (ways * unit):
-        raise UserError(
-            f"{micro} samples per micro-batch do not divide among {ways} devices"
-            + (f", one sample in {unit} decoded for the identity" if unit > 1 else "")
-            + f": make --batch-size a multiple of {ways * unit * config.optimizer.accumulation}"
-        )
-
-
-def sample_unit(config: TrainConfig) -> int:
-    """Samples of which one is decoded for the identity term; 1 without that term."""
-    every = getattr(config.objective, "id_every", 1)
-    return every if getattr(config.objective, "id_weight", 0) else 1
-
-
-def _whole_fingerprint(config: TrainConfig, dataset: Dataset) -> str:
-    """Of what all hosts must have alike; where each finds its files is its own affair."""
-    own = ("data", "out", "base", "hosts", "workers", "report")
-    alike = {name: value for name, value in to_dict(config).items() if name not in own}
-    alike |= {"splits": dict(dataset.splits), "tokenizer": dataset.tokenizer}
-    return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(nets: Nets) -> str:
