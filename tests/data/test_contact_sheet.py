@@ -3,8 +3,9 @@ import pytest
 from PIL import Image
 
 from data.codec import Caption, Record, encode_jpeg, encode_png
-from data.contact_sheet import COLORS, Word, draw, save, words
+from data.contact_sheet import draw, save
 from data.dataset import open_dataset
+from data.drawing import COLORS, Word, words
 from tests.data.faces import Words, write_dataset
 
 TEXT = "a red hat with left eye"
