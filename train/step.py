@@ -142,7 +142,7 @@ def make_step(
             stats, (grads, metrics) = micro(state.stats, (batch, keys[0]))
         else:
             stats, grads, metrics = _accumulate(micro, state.stats, batch, keys)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         ok = state.ok & jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
