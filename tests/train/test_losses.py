@@ -1,0 +1,267 @@
+"""Each term against its paper's formula in float64 NumPy; what must not count does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.errors import UserError
+from train.losses import identity_loss, map_loss, noise_loss, stratified_timesteps
+
+TIMESTEPS = np.array([0, 3, 250, 700, 999])
+
+map_term = jax.jit(map_loss, static_argnums=4)
+map_gradient = jax.jit(jax.value_and_grad(map_loss), static_argnums=4)
+
+
+def normal(*shape):
+    return np.random.standard_normal(shape).astype(np.float32)
+
+
+def schedule(prediction_type="epsilon", **fields):
+    return NoiseSchedule(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_the_noise_term_is_the_papers(prediction_type, gamma):
+    """Ho et al. 2020, eq. 14; Salimans & Ho 2022, appendix D; Hang et al. 2023, section 3.4."""
+    x0, noise, predicted = (normal(5, 4, 3, 2) for _ in range(3))
+    plan = schedule(prediction_type)
+    target = plan.target(*map(jnp.asarray, (x0, noise, TIMESTEPS)))
+    actual = noise_loss(
+        jnp.asarray(predicted), target, jnp.asarray(TIMESTEPS), plan, min_snr_gamma=gamma
+    )
+
+    abar = plan.alphas_cumprod.astype(np.float64)[TIMESTEPS][:, None, None, None]
+    alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
+    x0, noise, predicted = (x.astype(np.float64) for x in (x0, noise, predicted))
+    velocity = alpha * noise - sigma * x0
+    wanted = {"epsilon": noise, "v_prediction": velocity, "sample": x0}[prediction_type]
+    error = (predicted - wanted) ** 2
+    snr = alpha**2 / sigma**2
+    if gamma is not None:
+        smaller = np.minimum(snr, gamma)
+        # One weight min(SNR, γ) on x₀'s error, in each parametrisation's own unit.
+        unit = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[prediction_type]
+        error = smaller / unit * error
+    assert actual == pytest.approx(error.mean(), rel=1e-5)
+
+
+def test_the_weighted_terms_all_mean_the_error_of_x0():
+    """min(SNR, γ) |x₀ - x̂₀|² however x̂₀ was predicted."""
+    x0, noise, estimate = (jnp.asarray(normal(5, 4, 3, 2)) for _ in range(3))
+    timesteps = jnp.asarray(TIMESTEPS)
+    losses = []
+    for kind in ("epsilon", "v_prediction", "sample"):
+        plan = schedule(kind)
+        noisy = plan.add_noise(x0, noise, timesteps)
+        forms = plan.predictions(estimate, noisy, timesteps, prediction_type="sample")
+        losses.append(
+            noise_loss(
+                getattr(forms, kind),
+                plan.target(x0, noise, timesteps),
+                timesteps,
+                plan,
+                min_snr_gamma=5.0,
+            )
+        )
+    np.testing.assert_allclose(losses, losses[2], rtol=1e-3)
+
+
+def test_pure_noise_has_a_finite_weight():
+    plan = schedule(rescale_betas_zero_snr=True)
+    last, x = jnp.array([999]), jnp.ones((1, 2, 2, 1))
+    assert plan.snr(last)[0] == 0
+    term = jax.value_and_grad(lambda p: noise_loss(p, 0 * x, last, plan, min_snr_gamma=5.0))
+    value, gradient = jax.jit(term)(x)
+    assert value == 1  # the limit of min(SNR, γ) / SNR
+    assert jnp.isfinite(gradient).all()
+
+
+def test_the_noise_term_of_half_precision_is_summed_in_full():
+    half = jnp.full((1, 64, 64, 4), 1 + 2**-7, jnp.bfloat16)
+    value = noise_loss(half, jnp.ones_like(half), jnp.array([5]), schedule())
+    assert value.dtype == jnp.float32
+    assert value == 2**-14
+
+
+def phrases(layers=(7, 19), b=3, heads=2, grid=4, k=5, t=9):
+    """Attention as softmax gives it, phrases that overlap, regions of every cover."""
+    maps = {}
+    for layer in layers:
+        logits = np.exp(2 * normal(b, heads, grid * grid, t))
+        maps[layer] = jnp.asarray(logits / logits.sum(-1, keepdims=True))
+    tokens = np.random.random((b, k, t)) < 0.4
+    masks = np.clip(np.random.uniform(-0.5, 1.5, (b, k, grid, grid)), 0, 1).astype(np.float32)
+    valid = np.random.random((b, k)) < 0.6
+    tokens[0, 0], valid[0, 0] = False, True  # cut off
+    tokens[1, 1, :3], valid[1, 1] = True, True
+    masks[1, 1], masks[1, 1, 0, :2] = 0, (0.2, 0.09)  # a brow: no cell half full
+    return maps, jnp.asarray(tokens), jnp.asarray(masks), jnp.asarray(valid)
+
+
+def published(maps, tokens, masks, valid):
+    """The published term, a loop over all that it averages."""
+    total = 0.0
+    for probabilities in maps.values():
+        of_masks = []
+        for sample, phrase in np.argwhere(np.asarray(valid)):
+            words = np.flatnonzero(tokens[sample, phrase])
+            if not len(words):
+                continue
+            region = np.asarray(masks, np.float64)[sample, phrase].ravel() > 0.5
+            squares = []
+            for head in np.asarray(probabilities, np.float64)[sample]:
+                columns = [head[:, word] for word in words]
+                columns.append(np.mean(columns, axis=0))
+                squares += [np.mean((column - region) ** 2) for column in columns]
+            of_masks.append(np.mean(squares))
+        total += np.mean(of_masks)
+    return total
+
+
+def outside(maps, tokens, masks, valid):
+    """The mass form, likewise: the attention outside, as a part of the phrase's attention."""
+    total = 0.0
+    for probabilities in maps.values():
+        of_masks = []
+        for sample, phrase in np.argwhere(np.asarray(valid)):
+            words = np.flatnonzero(tokens[sample, phrase])
+            cover = np.asarray(masks)[sample, phrase].ravel()
+            if not len(words) or not cover.any():
+                continue
+            parts = []
+            for head in np.asarray(probabilities, np.float64)[sample]:
+                mass = sum(head[:, word] for word in words)
+                parts.append(mass[cover < cover.max() / 2].sum() / mass.sum())
+            of_masks.append(np.mean(parts))
+        total += np.mean(of_masks)
+    return total
+
+
+@pytest.mark.parametrize(("form", "reference"), [("upstream", published), ("mass", outside)])
+def test_the_map_term_is_its_definition(form, reference):
+    given = phrases()
+    assert map_term(*given, form) == pytest.approx(reference(*given), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["upstream", "mass"])
+def test_phrases_that_do_not_count_have_no_part(form):
+    maps, tokens, masks, valid = phrases()
+    value, gradient = map_gradient(maps, tokens, masks, valid, form)
+    counts = valid & tokens.any(-1)
+    assert (counts != valid).any()
+    tokens = jnp.where(valid[..., None], tokens, ~tokens)
+    masks = jnp.where(counts[..., None, None], masks, 1 - masks)
+    other, other_gradient = map_gradient(maps, tokens, masks, valid, form)
+    assert other == value
+    jax.tree.map(np.testing.assert_array_equal, other_gradient, gradient)
+
+
+@pytest.mark.parametrize("form", ["upstream", "mass"])
+def test_a_batch_without_phrases_has_no_map_term(form):
+    maps, tokens, masks, valid = phrases()
+    value, gradient = map_gradient(maps, tokens, masks, valid & False, form)
+    assert value == 0
+    assert not any(jnp.any(x) for x in jax.tree.leaves(gradient))  # and no NaN: that is true
+
+
+def test_no_form_no_term():
+    assert map_term(*phrases(), "none") == 0
+
+
+def test_two_tokens_of_one_region():
+    """The published form cannot fall below a quarter of the region there; the mass form is 0."""
+    masks = np.zeros((1, 1, 2, 2), np.float32)
+    masks[0, 0, 0] = 1
+    attention = np.zeros((1, 1, 4, 3), np.float32)
+    attention[0, 0, :2, :2], attention[0, 0, 2:, 2] = 0.5, 1
+    given = {3: jnp.asarray(attention)}, jnp.array([[[True, True, False]]])
+    rest = jnp.asarray(masks), jnp.array([[True]])
+    assert map_term(*given, *rest, "upstream") == 0.25 / 2
+    assert map_term(*given, *rest, "mass") == 0
+
+
+def test_thin_and_empty_regions_in_the_mass_form():
+    """A brow covers no cell by half, yet has an inside; a region that the crop cut off has none."""
+    masks = np.zeros((1, 2, 2, 2), np.float32)
+    masks[0, 0, 0] = 0.3, 0.2
+    attention = np.full((1, 1, 4, 1), 0.25, np.float32)
+    given = {3: jnp.asarray(attention)}, jnp.ones((1, 2, 1), bool), jnp.asarray(masks)
+    assert map_term(*given, jnp.array([[True, True]]), "mass") == 0.5
+    assert map_term(*given, jnp.array([[False, True]]), "mass") == 0
+
+
+def test_the_identity_term_is_one_minus_the_cosine():
+    seen, wanted, weight = normal(6, 8), 3 * normal(6, 8), np.float32([0.9, 0, 0.5, 0.1, 0, 1])
+    loss, cosine = identity_loss(*map(jnp.asarray, (seen, wanted, weight)))
+    seen, wanted = seen.astype(np.float64), wanted.astype(np.float64)
+    cosines = (seen * wanted).sum(1)
+    cosines /= np.linalg.norm(seen, axis=1) * np.linalg.norm(wanted, axis=1)
+    assert loss == pytest.approx((weight * (1 - cosines)).sum() / 4, rel=1e-5)
+    assert cosine == pytest.approx(cosines[weight > 0].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["no weight", "no embedding", "no identity"])
+def test_what_has_no_identity_gives_finite_gradients(case):
+    seen, wanted, weight = jnp.asarray(normal(2, 8)), jnp.asarray(normal(2, 8)), jnp.ones(2)
+    if case == "no embedding":
+        seen = seen.at[0].set(0)
+    elif case == "no identity":
+        wanted = wanted.at[0].set(0)
+    else:
+        weight = jnp.zeros(2)
+    term = jax.jit(jax.value_and_grad(identity_loss, has_aux=True))
+    (loss, cosine), gradient = term(seen, wanted, weight)
+    assert jnp.isfinite(jnp.stack([loss, cosine])).all()
+    assert jnp.isfinite(gradient).all()
+    if case == "no weight":
+        assert loss == cosine == 0
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize(("every", "bound", "total"), [(8, 250, 1000), (4, 5, 20), (1, 20, 20)])
+def test_stratified_timesteps(every, bound, total):
+    """The first of every few lies below the bound, and yet all steps come alike."""
+    batch, draws = 4 * every, 60_000 // (4 * every)
+    keys = jax.random.split(jax.random.key(0), draws)
+    drawn = np.asarray(
+        jax.jit(jax.vmap(lambda key: stratified_timesteps(key, batch, every, bound, total)))(keys)
+    )
+    assert drawn.shape == (draws, batch)
+    assert drawn[:, ::every].max() < bound
+    if every > 1:
+        assert drawn[:, 1::every].max() >= bound
+    counts = np.bincount(drawn.ravel(), minlength=total)
+    assert len(counts) == total
+    expected = drawn.size / total
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    # Normal for many cells, with mean n - 1 and variance 2 (n - 1): four deviations.
+    assert abs(chi_square - (total - 1)) < 4 * np.sqrt(2 * (total - 1))
+
+
+def test_every_device_has_as_many_sure_ones():
+    """The samples that are decoded do not depend on chance, and a device's part holds its own."""
+    drawn = stratified_timesteps(jax.random.key(1), 32, 4, 250, 1000).reshape(8, 4)
+    assert (drawn[:, 0] < 250).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "every", "bound", "message"),
+    [
+        (16, 8, 100, "one sample in 8 below step 100 of 1000: expected a bound of 125 to 1000"),
+        (16, 8, 1001, "expected a bound of 125 to 1000"),
+        (12, 8, 100, "expected a bound of 125 .*; one sample in 8 out of 12: expected a multiple"),
+    ],
+)
+def test_timesteps_that_cannot_be_uniform_are_refused(batch, every, bound, message):
+    with pytest.raises(UserError, match=message):
+        stratified_timesteps(jax.random.key(0), batch, every, bound, 1000)
