@@ -83,7 +83,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         case "adamw":
             main = optax.adamw(rate, b1, 0.999 if b2 is None else b2, config.eps, **decay)
         case "lion":
-            # At 0.999 a moment in bfloat16 would not see most gradients: they are below its step.
+            # In bfloat16 a thousandth of a gradient is soon lost beside the moment.
             b2 = 0.99 if b2 is None else b2
             main = optax.lion(rate, b1, b2, mu_dtype=jnp.bfloat16, **decay)
         case "adafactor":
