@@ -140,6 +140,11 @@ def _unit(x: Float[Array, "n e"]) -> Float[Array, "n e"]:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
+def uniform_timesteps(key: Array, batch: int, total: int) -> Int[Array, " b"]:
+    """Training steps, every one of `total` alike."""
+    return jax.random.randint(key, (batch,), 0, total)
+
+
 def stratified_timesteps(
     key: Array, batch: int, every: int, bound: int, total: int
 ) -> Int[Array, " b"]:

@@ -125,7 +125,8 @@ def make_step(
     """
 
     def loss(params, stats, frozen, batch, key):
-        trained = nnx.merge(graph, params, stats)
+        # Copied: norms write their statistics under the gradient's trace.
+        trained = nnx.merge(graph, params, stats, copy=True)
         value, metrics = objective.loss(trained, frozen, batch, key, schedule)
         return value, (metrics, split(trained)[2])
 

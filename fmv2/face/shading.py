@@ -11,7 +11,7 @@ ALBEDO = 180 / 255
 FACING_LIMIT = 0.15
 """z of a normal in the picture above which its surface counts as turned away."""
 
-_BASIS_SCALES = (0.282095, *[1.023327] * 3, *[0.858086] * 3, 0.429043, 0.247708)
+BASIS_SCALES = (0.282095, *[1.023327] * 3, *[0.858086] * 3, 0.429043, 0.247708)
 
 
 def vertex_normals(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"]) -> Float[Array, "v 3"]:
@@ -38,7 +38,7 @@ def shade(normals: Float[Array, "h w 3"], light: Float[Array, "9 3"]) -> Float[A
     """
     x, y, z = jnp.moveaxis(normals, -1, 0)
     basis = [jnp.ones_like(x), x, y, z, x * y, x * z, y * z, x**2 - y**2, 3 * z**2 - 1]
-    scaled = light * jnp.array(_BASIS_SCALES, light.dtype)[:, None]
+    scaled = light * jnp.array(BASIS_SCALES, light.dtype)[:, None]
     irradiance = jnp.einsum("khw,kc->hwc", jnp.stack(basis), scaled, precision="highest")
     return jnp.clip(ALBEDO * irradiance, 0, 1)
 

@@ -53,6 +53,11 @@ class ArcFaceConfig:
         return cls(layers=(3, 13, 30, 3))
 
     @classmethod
+    def embedded(cls) -> Self:
+        """The embedded default's: 1,120,168 parameters."""
+        return cls(layers=(1, 1, 2, 1), widths=(24, 48, 64, 96), image_size=64)
+
+    @classmethod
     def tiny(cls) -> Self:
         """Every part at a size for tests."""
         return cls(layers=(1, 2, 1, 1), widths=(4, 6, 8, 10), embedding_size=12, image_size=32)

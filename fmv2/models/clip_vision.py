@@ -62,6 +62,19 @@ class CLIPVisionConfig(TowerConfig):
         )
 
     @classmethod
+    def embedded(cls) -> Self:
+        """The embedded default's: 644,736 parameters."""
+        return cls(
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            projection_dim=128,
+            image_size=64,
+            patch_size=8,
+        )
+
+    @classmethod
     def tiny(cls) -> Self:
         """Every part at a size for tests."""
         return cls(

@@ -73,6 +73,11 @@ class CoefficientEncoderConfig:
         return cls(layers=(3, 4, 6, 3))
 
     @classmethod
+    def embedded(cls) -> Self:
+        """The embedded default's: 369,148 parameters."""
+        return cls(layers=(1, 2, 2, 1), widths=(16, 24, 48, 64), hidden_size=256, image_size=128)
+
+    @classmethod
     def tiny(cls) -> Self:
         """Every part at a size for tests."""
         return cls(layers=(1, 2, 1, 1), widths=(4, 6, 8, 10), hidden_size=12, image_size=64)

@@ -90,6 +90,20 @@ class UNetConfig(EncoderConfig):
         )
 
     @classmethod
+    def embedded(cls) -> Self:
+        """The embedded default's, for pictures of 128²: 7,658,820 parameters, 32 attention layers as
+        SD 1.5 has.
+        """
+        return cls(
+            block_out_channels=(64, 96, 112),
+            cross_attention=(True, True, True),
+            num_heads=(4, 6, 7),
+            cross_attention_dim=128,
+            norm_num_groups=16,
+            sample_size=16,
+        )
+
+    @classmethod
     def tiny(cls) -> Self:
         """Every part of SD 1.5, its 32 attention layers too, at a size for tests."""
         return cls(

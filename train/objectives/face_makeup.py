@@ -6,11 +6,11 @@ identity of the face in the estimated image.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
@@ -19,21 +19,24 @@ from fmv2.face.align import TEMPLATE, crop_face
 from fmv2.models.arcface import normalize
 from fmv2.models.id_adapter import IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig
-from fmv2.models.vae import Moments
-from train.losses import MapLoss, identity_loss, map_loss, noise_loss, stratified_timesteps
+from train.losses import (
+    MapLoss,
+    identity_loss,
+    map_loss,
+    noise_loss,
+    stratified_timesteps,
+    uniform_timesteps,
+)
+from train.objectives.diffusion import (
+    Chance,
+    LatentSource,
+    draw_chance,
+    latent_extras,
+    scaled_latents,
+)
 from train.objectives.inputs import clip_input, image_input, keep, resize, shading_input
 
 Metrics = dict[str, Float[Array, ""]]
-
-
-class Chance(NamedTuple):
-    """All that is random in the loss of a batch."""
-
-    latents: Float[Array, "b h w c"]
-    """Standard normal: where in the VAE's distribution each picture's latents lie."""
-    noise: Float[Array, "b h w c"]
-    """Standard normal: what is added to them."""
-    timesteps: Int[Array, " b"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class FaceMakeUp:
     """Of the LoRA of an adapter that begins afresh."""
     min_snr_gamma: float | None = None
     """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
-    latents: Literal["vae", "record"] = "vae"
+    latents: LatentSource = "vae"
     """Encode the picture at each step, or read the VAE's moments from the record."""
 
     trained = ("adapter", "shadingnet")
@@ -79,7 +82,7 @@ class FaceMakeUp:
     @property
     def extras(self) -> tuple[str, ...]:
         """Optional fields of the batch that it needs."""
-        return ("latent_moments",) if self.latents == "record" else ()
+        return latent_extras(self.latents)
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -132,18 +135,14 @@ class FaceMakeUp:
         self, frozen: Mapping[str, Any], batch: Batch, key: Array, schedule: NoiseSchedule
     ) -> Chance:
         """What `loss` leaves to chance; arguments as there."""
-        vae = frozen["vae"].config
-        count, height, width, _ = batch.image.shape
-        shape = (count, height // vae.downscale, width // vae.downscale, vae.latent_channels)
-        latents, noise, times = jax.random.split(key, 3)
         total = schedule.num_train_timesteps
-        return Chance(
-            latents=jax.random.normal(latents, shape),
-            noise=jax.random.normal(noise, shape),
-            timesteps=stratified_timesteps(times, count, self.id_every, self.id_bound, total)
-            if self.id_weight
-            else jax.random.randint(times, (count,), 0, total),
-        )
+
+        def timesteps(key, count):
+            if not self.id_weight:
+                return uniform_timesteps(key, count, total)
+            return stratified_timesteps(key, count, self.id_every, self.id_bound, total)
+
+        return draw_chance(frozen["vae"].config, batch, key, timesteps)
 
     def loss_at(
         self,
@@ -155,7 +154,7 @@ class FaceMakeUp:
     ) -> tuple[Float[Array, ""], Metrics]:
         """`loss`, with nothing left to chance."""
         _, noise, timesteps = chance
-        x0 = self._latents(frozen["vae"], batch, chance.latents)
+        x0 = scaled_latents(frozen["vae"], batch, chance.latents, self.latents)
         noisy = schedule.add_noise(x0, noise, timesteps)
 
         identity = self._identity(frozen, batch)
@@ -191,14 +190,6 @@ class FaceMakeUp:
             )
             loss += self.id_weight * terms["id"]
         return loss, {"loss": loss, **terms}
-
-    def _latents(self, vae, batch, noise):
-        if self.latents == "record":
-            moments = jnp.split(batch.latent_moments, 2, axis=-1)
-        else:
-            moments = vae.encode(image_input(batch.image))
-        mean, logvar = (x.astype(jnp.float32) for x in moments)
-        return vae.config.scale(Moments(mean, logvar).at(noise))
 
     def _identity(self, frozen, batch):
         """Of the face itself, whether or not the model is told of it."""
