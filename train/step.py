@@ -121,7 +121,12 @@ def make_step(
       config: the same that it was made from.
       schedule: the base model's noise schedule.
     Returns:
-      a function to be jitted with its first argument donated.
+      a function to be jitted with its first argument donated. Its metrics are the objective's
+      terms, "gradient_norm" before clipping, and "ok". When "ok" is False, those terms say which of
+      them was not finite, and the `index` of the batch that was given says of which records; the
+      state stays the last good one. With accumulation all are means over the micro-batches, so that
+      a term which is a mean over what counts (phrases with a mask, faces with landmarks) weighs
+      each micro-batch alike.
     """
 
     def loss(params, stats, frozen, batch, key):
