@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Float, Int, UInt32
 
-IDENTITY = (
+IDENTITY: tuple[str, ...] = (
     "face_width",
     "face_length",
     "jaw_width",
@@ -33,9 +34,10 @@ IDENTITY = (
     "ear_flare",
     "neck_width",
 )
-"""What makes a person, in standard deviations: the first shape coefficients of the head."""
+"""What makes a person, in standard deviations: the first shape coefficients of the head. The brows'
+thickness alone is painted, not shaped."""
 
-EXPRESSION = (
+EXPRESSION: tuple[str, ...] = (
     "smile",
     "mouth_open",
     "mouth_frown",
@@ -84,7 +86,7 @@ colour of a thing that is absent says nothing and is its first class."""
 
 CLASSES: Mapping[str, tuple[str, ...]] = {**PERSON, **ATTRIBUTES}
 
-EMOTIONS = (
+EMOTIONS: tuple[str, ...] = (
     "neutral",
     "happy",
     "laughing",
@@ -102,21 +104,21 @@ EMOTIONS = (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Factors:
-    """One picture's causes; with a leading axis in every field, a batch of them."""
+    """One picture's causes, in NumPy or JAX; with a leading axis in all fields, a batch of them."""
 
-    identity: Float[Array, "25"]
+    identity: Float[Any, "25"]
     """By IDENTITY."""
-    expression: Float[Array, "13"]
+    expression: Float[Any, "13"]
     """By EXPRESSION."""
-    classes: Int[Array, "16"]
+    classes: Int[Any, "16"]
     """By CLASSES: the number of each one's class."""
-    emotion: Int[Array, ""]
+    emotion: Int[Any, ""]
     """Place in EMOTIONS."""
-    rotation: Float[Array, "3"]
+    rotation: Float[Any, "3"]
     """Of the head: axis times angle in radians, as FLAME's root joint."""
-    camera: Float[Array, "3"]
+    camera: Float[Any, "3"]
     """See `fmv2.face.camera.project`."""
-    light: Float[Array, "9 3"]
+    light: Float[Any, "9 3"]
     """See `fmv2.face.shading.shade`; never negative on any normal."""
-    texture_seed: UInt32[Array, ""]
+    texture_seed: UInt32[Any, ""]
     """Of what is random and named by no word: strands, freckles, the background's pattern."""
