@@ -13,10 +13,15 @@ from data.sample import Drops
 from fmv2.errors import UserError
 from fmv2.models.attention import AttentionChoice
 from fmv2.parallel import HostsConfig, MeshConfig
+from train.objectives.coefficients import Coefficients
+from train.objectives.contrastive import Contrastive
+from train.objectives.face_encoder import FaceEncoder
 from train.objectives.face_makeup import FaceMakeUp
+from train.objectives.text_to_image import TextToImage
+from train.objectives.vae import VAE
 from train.optimizer import OptimizerConfig
 
-Objectives = FaceMakeUp
+Objectives = FaceMakeUp | VAE | TextToImage | Contrastive | FaceEncoder | Coefficients
 
 CHANGEABLE = (
     *("data", "out", "base", "steps", "mesh", "hosts", "workers", "report"),

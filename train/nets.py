@@ -25,6 +25,7 @@ from fmv2.models.unet import UNetConfig
 from fmv2.models.vae import AutoencoderKLConfig
 from fmv2.parallel import shardings
 from train.config import TrainConfig
+from train.heads import net_class
 from train.step import Objective
 
 Nets = dict[str, Any]
@@ -90,9 +91,7 @@ def describe(config: TrainConfig, shapes: Shapes) -> tuple[Nets, Nets]:
         )
 
     def made(name: str, trained: bool):
-        return abstract(
-            COMPONENTS[name].net, shapes.configs[name], **_options(config, name, trained)
-        )
+        return abstract(net_class(name), shapes.configs[name], **_options(config, name, trained))
 
     trained = {name: made(name, True) for name in objective.trained}
     return trained, {name: made(name, False) for name in objective.frozen}
@@ -166,7 +165,7 @@ def _fresh(name: str, net: Any, frozen: Nets, config: TrainConfig, mesh: Mesh) -
         elif name == "shadingnet":
             made = ShadingNet.from_unet(unet, rngs=rngs, **options)
         else:
-            made = COMPONENTS[name].net(net.config, rngs=rngs, **options)
+            made = net_class(name)(net.config, rngs=rngs, **options)
         return jax.tree.leaves(nnx.state(made))
 
     placed = jax.tree.leaves(shardings(state, mesh))
@@ -186,6 +185,6 @@ def _options(config: TrainConfig, name: str, trained: bool) -> dict[str, Any]:
 
 
 def _weight_dtype(config: TrainConfig, name: str, trained: bool) -> jnp.dtype:
-    # Masters; and the running statistics of ArcFace's norms are worth their precision.
-    exact = trained or name == "face_encoder"
+    # Masters; and the running statistics of batch norms are worth their precision.
+    exact = trained or name in ("face_encoder", "coefficient_encoder")
     return jnp.dtype(jnp.float32 if exact else config.compute)

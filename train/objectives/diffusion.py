@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from data.loader import Extra
 from data.schema import Batch
 from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig, Moments
 from train.objectives.inputs import image_input
@@ -46,7 +47,7 @@ def draw_chance(
     )
 
 
-def latent_extras(source: LatentSource) -> tuple[str, ...]:
+def latent_extras(source: LatentSource) -> tuple[Extra, ...]:
     """Optional fields of the batch that `scaled_latents` reads."""
     return ("latent_moments",) if source == "record" else ()
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from data.loader import Extra
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
@@ -80,7 +81,7 @@ class FaceMakeUp:
             raise UserError("objective: " + "; ".join(faults))
 
     @property
-    def extras(self) -> tuple[str, ...]:
+    def extras(self) -> tuple[Extra, ...]:
         """Optional fields of the batch that it needs."""
         return latent_extras(self.latents)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from data.loader import Extra
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
@@ -43,7 +44,7 @@ class TextToImage:
             raise UserError(f"objective: min_snr_gamma={self.min_snr_gamma}: expected more than 0")
 
     @property
-    def extras(self) -> tuple[str, ...]:
+    def extras(self) -> tuple[Extra, ...]:
         """Optional fields of the batch that it needs."""
         return latent_extras(self.latents)
 

@@ -1,0 +1,33 @@
+"""The embedded default's base model: its parts, one after another.
+
+    fmv2 data synth --out RECORDS --count 24000 --size 128 --seed 1
+    fmv2 train tiny_base --data RECORDS --out OUT
+
+Each part is a preset of its own, whose header says what it costs; each begins from the model folder
+that the part before has left, and adds its nets to it. Hardware: two CPU cores are enough. Time and
+result: not measured yet.
+"""
+
+from data.sample import Drops
+from train.config import Objectives, ReportConfig, TrainConfig
+from train.optimizer import OptimizerConfig
+
+PARTS = ("tiny_vae", "tiny_clip", "tiny_face", "tiny_coefficients", "tiny_unet")
+"""Presets in their order: the U-Net needs a VAE, and begins with the text encoder of tiny_clip."""
+
+
+def part(
+    objective: Objectives, *, steps: int, batch_size: int, optimizer: OptimizerConfig
+) -> TrainConfig:
+    """What all parts have in common: 128², float32, nothing hidden."""
+    return TrainConfig(
+        steps=steps,
+        objective=objective,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        size=128,
+        drops=Drops(text=0.0, id=0.0, both=0.0, face=0.0),
+        checkpoint_every=500,
+        compute="float32",
+        report=ReportConfig(validate_every=500, sample_every=0),
+    )

@@ -1,0 +1,29 @@
+"""The embedded default's coefficient encoder: the 3D head of a picture of 128².
+
+    fmv2 train tiny_coefficients --data RECORDS --out RUN
+
+Records as for tiny_vae. The camera's crop is the whole picture, as it is in the procedural world.
+Hardware: two CPU cores are enough. Time and result: not measured yet.
+"""
+
+from train.config import TrainConfig
+from train.objectives.coefficients import Coefficients
+from train.optimizer import OptimizerConfig
+from train.presets.tiny_base import part
+
+
+def tiny_coefficients() -> TrainConfig:
+    """No running mean of weights is kept: the norms' statistics are those of the weights
+    themselves."""
+    return part(
+        Coefficients(),
+        steps=10_000,
+        batch_size=32,
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=200,
+            weight_decay=1e-2,
+            ema_decay=None,
+        ),
+    )
