@@ -72,8 +72,8 @@ def count(function: Callable[..., jax.Array], params: Any, *others: Any) -> Flop
     """Of a function's value and its gradient in its first argument, all given as shapes."""
     closed = jax.make_jaxpr(function)(params, *others)
     trained = len(jax.tree.leaves(params))
-    others = len(closed.jaxpr.invars) - trained
-    return _walk(closed.jaxpr, [_TRAINED] * trained + [_DATA] * others)[0]
+    rest = len(closed.jaxpr.invars) - trained
+    return _walk(closed.jaxpr, [_TRAINED] * trained + [_DATA] * rest)[0]
 
 
 class _Kind(NamedTuple):
