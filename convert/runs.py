@@ -17,7 +17,7 @@ from orbax.checkpoint.path import step as step_paths
 
 from convert.components import COMPONENTS
 from convert.engine import TensorRef
-from convert.kinds import Part, Source
+from convert.kinds import EMBEDDED, Part, Source
 from convert.rules import Table
 from convert.sources import Tensors
 from fmv2.errors import UserError
@@ -64,18 +64,17 @@ def read_json(run: epath.PathLike, step: int, item: str) -> dict[str, Any]:
         raise UserError(f"{path}: the checkpoint is damaged: {error}") from error
 
 
-def describe(nets: Mapping[str, Any]) -> dict[str, Any]:
+def describe(configs: Mapping[str, Any]) -> dict[str, Any]:
     """The shapes of nets, by component, as `source` finds them under NETS."""
     return {
-        name: net.config.to_config()
-        if hasattr(net.config, "to_config")
-        else dataclasses.asdict(net.config)
-        for name, net in nets.items()
+        name: config.to_config() if hasattr(config, "to_config") else dataclasses.asdict(config)
+        for name, config in configs.items()
     }
 
 
 def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
-    """The nets that a run has trained, under their torch names.
+    """The nets that a run has trained, under their torch names; tokenizer and schedule too where it
+    began without a base.
 
     Args:
       step: of the checkpoint; the newest by default.
@@ -90,6 +89,8 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
     groups = ("ema." if averaged else "params.", "stats.")
     parts = {}
     for name, config in read_json(run, step, NETS).items():
+        if name not in COMPONENTS:  # of use in training alone, see `train.heads`
+            continue
         leaves = {
             path.removeprefix(prefix): path
             for group in groups
@@ -101,7 +102,8 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
         stated = None if name in ("adapter", "face_encoder") else config
         parts[name] = Part(tensors, stated)
     weights = "running mean of the weights" if averaged else "weights as they are"
-    return Source(run, f"training run, step {step}, {weights}", parts)
+    base = EMBEDDED if read_json(run, step, CONFIG)["base"] is None else None
+    return Source(run, f"training run, step {step}, {weights}", parts, base)
 
 
 def _shapes(folder: epath.Path) -> dict[str, jax.ShapeDtypeStruct]:

@@ -45,7 +45,7 @@ class About:
 class Checkpoints:
     """Those of one run. Close it, or use it in a `with` block: only then is all written."""
 
-    def __init__(self, out: epath.PathLike, *, keep_last: int, keep_every: int | None = None):
+    def __init__(self, out: epath.PathLike, keep_last: int, keep_every: int | None = None):
         """
         Args:
           out: the run's folder, local or `gs://`.

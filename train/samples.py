@@ -1,0 +1,167 @@
+"""What the model draws while it learns, and where each phrase looks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, UInt8
+from PIL import Image, ImageDraw
+
+from data.drawing import fit, glowing, left, page, top, words, write_words
+from data.schema import Batch
+from data.tokens import Tokens
+from fmv2.diffusion.guidance import guide
+from fmv2.diffusion.samplers import ddim
+from fmv2.diffusion.sampling import sample
+from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.parallel import under
+from train.objectives.face_makeup import FaceMakeUp
+from train.objectives.inputs import shading_input
+from train.run import TRAIN, VALIDATION, Run
+from train.step import TrainState
+from train.validate import averaged
+
+STEPS = 25
+GUIDANCE_SCALE = 5.0
+_LOOK_AT = 0.4
+"""Where in the schedule the maps are taken: late enough for a layout, early enough to need text."""
+
+_COLUMNS = ("record", "shading", "aligned face", "sample", "attention")
+_NEEDED = {"unet", "vae", "text_encoder"}
+
+
+class Samples(NamedTuple):
+    """Pictures of a batch's conditions."""
+
+    images: UInt8[Array, "b h w 3"]
+    maps: Float[Array, "b k g g"]
+    """Attention of phrase k's tokens, the largest of each map 1."""
+
+
+def make_sampler(run: Run) -> Callable[[TrainState], UInt8[np.ndarray, "h w 3"]] | None:
+    """What draws a state's samples on one sheet: always the same records and the same noise.
+
+    Returns:
+      None for a run whose nets draw nothing.
+    """
+    objective, count = run.config.objective, run.config.report.samples
+    if not {*objective.trained, *objective.frozen} >= _NEEDED:
+        return None
+    split = VALIDATION if run.dataset.splits.get(VALIDATION) else TRAIN
+    everywhere = NamedSharding(run.mesh, PartitionSpec())
+    with run.loader(split) as loader:
+        first = jax.jit(
+            lambda batch: jax.tree.map(lambda x: x[:count], batch), out_shardings=everywhere
+        )(next(loader))
+    empty = run.tokens.ids("")[None]
+
+    def drawn(params, stats, frozen, batch):
+        trained = nnx.merge(run.graph, params, stats)
+        key = jax.random.key(0)
+        return draw(objective, {**frozen, **trained}, batch, empty, run.schedule, key)
+
+    compiled = jax.jit(under(run.mesh, drawn), out_shardings=everywhere)
+
+    def sampler(state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
+        made = compiled(averaged(state), state.stats, run.frozen, first)
+        return sheet(jax.device_get(made), jax.device_get(first), run.tokens)
+
+    return sampler
+
+
+def draw(
+    objective: Any,
+    nets: Mapping[str, Any],
+    batch: Batch,
+    empty_ids: Int[np.ndarray, "1 77"],
+    schedule: NoiseSchedule,
+    key: Array,
+) -> Samples:
+    """DDIM with guidance from the batch's own text, identity and shading.
+
+    Args:
+      objective: says whose identity embedding it is.
+      nets: the base model and, where there are any, adapter and ShadingNet.
+      batch: what to draw; nothing of its images is seen but the aligned faces.
+      empty_ids: tokens of the empty caption.
+      schedule: of the base model.
+      key: for the first noise.
+    """
+    unet, vae = nets["unet"], nets["vae"]
+    count, size = len(batch.image), batch.image.shape[1]
+    ids = jnp.concatenate([jnp.broadcast_to(empty_ids, batch.input_ids.shape), batch.input_ids])
+    context = nets["text_encoder"](ids).last_hidden_state
+    tokens = _guided_tokens(objective, nets, batch)
+    shading = shading_input(batch.shading)
+
+    def predict(latents, timestep, half, attention_at=()):
+        """Both halves of guidance, or the second alone."""
+        times = jnp.broadcast_to(timestep, latents.shape[:1])
+        given: dict[str, Any] = {"attention_at": attention_at}
+        if tokens is not None:
+            maps = jnp.concatenate([shading] * (len(latents) // count))
+            residuals = nets["shadingnet"](latents, times, tokens[half], maps)
+            given |= {"adapter": nets["adapter"], "id_tokens": tokens[half]}
+            given |= {"residuals": residuals}
+        return unet(latents, times, context[half], **given)
+
+    def denoise(latents, timestep):
+        both = predict(jnp.concatenate([latents, latents]), timestep, slice(None)).noise
+        return guide(*jnp.split(both, 2), scale=GUIDANCE_SCALE)
+
+    steps = ddim(schedule, STEPS)
+    side = size // vae.config.downscale
+    noise = jax.random.normal(key, (count, side, side, unet.config.in_channels))
+    latents = sample(denoise, steps.initial_latents(noise), steps)
+    pixels = vae.decode(vae.config.unscale(latents)).astype(jnp.float32)
+    images = jnp.clip(jnp.round((pixels + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+    timestep = jnp.full(count, int(_LOOK_AT * schedule.num_train_timesteps))
+    noisy = schedule.add_noise(latents, noise, timestep)
+    seen = predict(noisy, timestep, slice(count, None), (size // 16,)).attention
+    return Samples(images, phrase_maps(seen, batch))
+
+
+def phrase_maps(attention: Mapping[int, Array], batch: Batch) -> Float[Array, "b k g g"]:
+    """Attention of each phrase's tokens, the mean over layers and heads, the largest of a map 1."""
+    mean = jnp.mean(jnp.stack([maps.mean(axis=1) for maps in attention.values()]), axis=0)
+    of_phrase = jnp.einsum("bqt,bkt->bkq", mean, batch.token_mask.astype(jnp.float32))
+    side = round(of_phrase.shape[-1] ** 0.5)
+    largest = of_phrase.max(axis=-1, keepdims=True)
+    of_phrase = of_phrase / jnp.maximum(largest, 1e-12)
+    return of_phrase.reshape(*of_phrase.shape[:2], side, side)
+
+
+def sheet(samples: Any, batch: Any, tokens: Tokens) -> UInt8[np.ndarray, "h w 3"]:
+    """One row per sample: its record, what was drawn, where its phrases look, and its caption.
+
+    Args:
+      samples: Samples in NumPy.
+      batch: the Batch that they were drawn from, in NumPy.
+      tokens: of the model.
+    """
+    made = page(_COLUMNS, len(samples.images))
+    pen = ImageDraw.Draw(made)
+    for row, image in enumerate(samples.images):
+        maps = samples.maps[row] * batch.mask_valid[row][:, None, None]
+        tiles = [fit(x)[0] for x in (batch.image[row], batch.shading[row], batch.face[row], image)]
+        for column, tile in enumerate([*tiles, glowing(tiles[-1], maps)]):
+            made.paste(Image.fromarray(tile), (left(column), top(row)))
+        found = words(tokens.words(batch.input_ids[row]), tokens, batch.token_mask[row])
+        write_words(pen, found, left(len(_COLUMNS)), top(row), top(row + 1))
+    return np.asarray(made)
+
+
+def _guided_tokens(
+    objective: Any, nets: Mapping[str, Any], batch: Batch
+) -> Float[Array, "2b n d"] | None:
+    """ID tokens without identity, then with it; None for a model without adapter."""
+    if not isinstance(objective, FaceMakeUp):
+        return None
+    nothing = jnp.zeros_like(batch.id_dropped)
+    both = (objective.id_tokens(nets["adapter"], nets, batch, x) for x in (~nothing, nothing))
+    return jnp.concatenate(list(both))
