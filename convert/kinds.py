@@ -35,6 +35,24 @@ class Base:
     scheduler: Config
 
 
+EMBEDDED = Base(
+    Path(__file__).parents[1] / "fmv2" / "assets" / "tiny" / "tokenizer",
+    {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    },
+)
+"""The embedded default's tokenizer, and Stable Diffusion's schedule: what a model begins with that
+is trained from nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """What a path holds. Nothing but names, shapes and dtypes has been read yet."""
