@@ -19,10 +19,12 @@ class Command(NamedTuple):
 
     target: str  # "module:function"; what the function returns is the exit status, None being 0
     summary: str  # its line in the overview, kept here so that `fmv2 --help` imports no module
+    preset: str | None = None  # what the target makes the function of, where it makes many
 
     def load(self) -> Callable[..., int | None]:
         module, function = self.target.split(":")
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
+        return found if self.preset is None else found(self.preset)
 
 
 class Group(NamedTuple):
@@ -30,6 +32,24 @@ class Group(NamedTuple):
 
     commands: Mapping[str, "Command | Group"]
     summary: str
+
+
+# The modules of train.presets.
+PRESETS = {
+    "tiny": "Face-MakeUpV2 on the embedded default, at 128².",
+    "tiny-vae": "The embedded default's VAE.",
+    "tiny-clip": "The embedded default's text and image encoders.",
+    "tiny-face": "The embedded default's face encoder.",
+    "tiny-coefficients": "The embedded default's coefficient encoder.",
+    "tiny-unet": "The embedded default's U-Net.",
+    "sd15": "Face-MakeUpV2 on Stable Diffusion 1.5, its known defects mended.",
+    "sd15-upstream": "The published objective, for comparing with the original.",
+    "sd15-pod": "sd15 on a TPU pod.",
+}
+
+
+def _of_presets(target: str, summary: str) -> Group:
+    return Group({name: Command(target, line, name) for name, line in PRESETS.items()}, summary)
 
 
 COMMANDS = Group(
@@ -70,6 +90,12 @@ COMMANDS = Group(
                 ),
             },
             "Make records for training, and look at them.",
+        ),
+        "train": _of_presets(
+            "train.commands.train:train", "Train a preset, or resume: rerun the same command."
+        ),
+        "plan": _of_presets(
+            "train.commands.plan:plan", "Say what a preset needs and how fast it may be."
         ),
     },
     "Train, convert, run and measure Face-MakeUpV2 in JAX. `fmv2 --version` prints the version.",

@@ -69,7 +69,8 @@ def check(config: TrainConfig) -> Inputs:
     tokens = attempt(Tokens.load, EMBEDDED if config.base is None else tokenizer)
     if dataset is not None:
         attempt(dataset.check_tokenizer, tokens)
-    shapes = None if config.base is not None and base is None else attempt(_shapes, config, [base])
+    lacking = base is None and (config.base is not None or "--base" in needed)
+    shapes = None if lacking else attempt(_shapes, config, [base])
     newest = attempt(_newest, config, config.out)
     if newest and dataset is not None and tokens is not None:
         attempt(check_inputs, config, newest, fingerprints(dataset, tokens))

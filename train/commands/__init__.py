@@ -1,0 +1,1 @@
+"""`fmv2 train` and `fmv2 plan`, one file each."""
