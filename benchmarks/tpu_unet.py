@@ -4,30 +4,27 @@
     python benchmarks/tpu_unet.py --topology v5e:2x2 --program forward
 
 Prints JSON. FLOPs, bytes, temporaries and `estimated_cycles` are the compiler's own, for one chip.
-It counts nothing inside a Pallas call, so splash attention is added by hand, `kernel_cost` below:
-FLOPs and bytes exactly, cycles by a model that overlaps nothing. `fraction_of_peak` is FLOPs over
-what the chip's matrix units could do in the estimated cycles.
+It counts nothing inside a Pallas call, so splash attention is added by hand, as
+`train.compiled.splash_calls` says: FLOPs and bytes exactly, cycles by a model that overlaps
+nothing. `fraction_of_peak` is FLOPs over what the matrix units could do in the estimated cycles.
 """
 
 import dataclasses
 import json
-import math
 import os
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Literal
 
-# The host has no TPU: compile for one from the CPU backend, and ask no metadata server for chips.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1")
+# The host has no TPU: compile for one from the CPU backend.
+os.environ.update(JAX_PLATFORMS="cpu")
 
 import flax
 import jax
 import jax.numpy as jnp
 import tyro
 from flax import nnx
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from fmv2.models.abstract import abstract
@@ -35,16 +32,9 @@ from fmv2.models.attention import AttentionChoice
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
 from fmv2.models.unet import UNet, UNetConfig
-
-# bf16 FLOP/s and Hz of one chip: FLOPs per cycle is what counts here. Vendor's specifications.
-CHIPS = {
-    "v4": (275e12, 1.05e9),
-    "v5e": (197e12, 1.5e9),
-    "v5p": (459e12, 1.75e9),
-    "v6e": (918e12, 1.75e9),
-}
-# The vector unit: 8 × 128 lanes of 4 ALUs.
-VECTOR_OPERATIONS_PER_CYCLE = 4096
+from train.compiled import Kernel, cost, memory, splash_calls
+from train.hardware import chip
+from train.plan import find_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,79 +110,46 @@ def program(settings: Settings, sharding):
     return trainables, (weights, unet, *identity, shading, *inputs)
 
 
-def kernel_cost(compiled_text: str, flops_per_cycle: float) -> dict[str, float]:
-    """What the splash attention calls of a compiled program cost, by their operands' shapes.
-
-    Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). On the matrix
-    unit a head pads to a multiple of 128; on the vector unit the softmax of a logit takes about six
-    operations forward and ten backward. Nothing is taken to overlap.
-    """
-    cost = {"calls": 0, "flops": 0.0, "bytes": 0.0, "cycles": 0.0}
-    for line in compiled_text.splitlines():
-        call = re.search(r"%(splash_mha_\w+)[.\d]* = .* custom-call\(", line)
-        if not call:
-            continue
-        name, operands = call[1], line[line.index("operand_layout_constraints=") :]
-        # The first operand of four dimensions is the queries.
-        query = re.search(r"bf16\[(\d+),(\d+),(\d+),(\d+)\]", operands)
-        batch, heads, tokens, head_dim = map(int, query.groups())
-        backward = "dkv" in name
-        products, vector_operations = (5, 10) if backward else (2, 6)
-        logits = batch * heads * tokens**2
-        padded = 128 * math.ceil(head_dim / 128)
-        matrix = 2 * products * logits * padded / flops_per_cycle
-        vector = vector_operations * logits / VECTOR_OPERATIONS_PER_CYCLE
-        one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
-        # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
-        # q, o, do and a part of dq for each block of keys.
-        blocks = math.ceil(tokens / (2048 if backward and head_dim <= 128 else 1024))
-        cost["bytes"] += one * ((4 + 4 * blocks) if backward else (2 + 2 * blocks))
-        cost["flops"] += 2 * products * logits * head_dim
-        cost["cycles"] += matrix + vector
-        cost["calls"] += 1
-    return cost
-
-
 def main(settings: Settings) -> dict:
     """The figures of one compile."""
-    chip = settings.topology.split(":")[0]
-    if chip not in CHIPS:
-        sys.exit(f"topology must begin with one of {sorted(CHIPS)}, got {settings.topology!r}")
-    flops_per_cycle = CHIPS[chip][0] / CHIPS[chip][1]
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=settings.topology)
-    function, arguments = program(settings, SingleDeviceSharding(topology.devices[0]))
+    device = find_devices(settings.topology)[0]
+    known = chip(device.device_kind)
+    if known is None or known.clock is None:
+        sys.exit(f"nothing is known here of a {device.device_kind}")
+    flops_per_cycle = known.flops / known.clock
+    function, arguments = program(settings, SingleDeviceSharding(device))
     start = time.monotonic()
     compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.monotonic() - start
     text = compiled.as_text()
     if settings.hlo:
         settings.hlo.write_text(text)
-    analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    kernels = kernel_cost(text, flops_per_cycle)
-    cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
-    flops = analysis["flops"] + kernels["flops"]
+    size, total = memory(compiled), cost(compiled, known)
+    kernels = list(splash_calls(text, flops_per_cycle))
+    splash = Kernel(*map(sum, zip(*kernels, strict=True))) if kernels else Kernel(0, 0, 0)
+    cycles = total.cycles or 0
     return {
         "settings": {k: str(v) for k, v in dataclasses.asdict(settings).items() if v is not None},
         "versions": {"jax": jax.__version__, "flax": flax.__version__, "libtpu": libtpu_version()},
         "compile_seconds": round(seconds),
         "compiler": {
-            "tflop": analysis["flops"] / 1e12,
-            "gigabytes_accessed": analysis["bytes accessed"] / 1e9,
-            "estimated_megacycles": cycles / 1e6,
-            "temporaries_gigabytes": memory.temp_size_in_bytes / 1e9,
-            "arguments_gigabytes": memory.argument_size_in_bytes / 1e9,
+            "tflop": (total.flops - splash.flops) / 1e12,
+            "gigabytes_accessed": (total.bytes - splash.bytes) / 1e9,
+            "estimated_megacycles": (cycles - splash.cycles) / 1e6,
+            "temporaries_gigabytes": size.temporaries / 1e9,
+            "arguments_gigabytes": size.arguments / 1e9,
         },
         "splash": {
-            "calls": kernels["calls"],
-            "tflop": kernels["flops"] / 1e12,
-            "gigabytes_accessed": kernels["bytes"] / 1e9,
-            "modelled_megacycles": kernels["cycles"] / 1e6,
+            "calls": total.splash_calls,
+            "tflop": splash.flops / 1e12,
+            "gigabytes_accessed": splash.bytes / 1e9,
+            "modelled_megacycles": splash.cycles / 1e6,
         },
         "total": {
-            "tflop": flops / 1e12,
-            "gigabytes_accessed": (analysis["bytes accessed"] + kernels["bytes"]) / 1e9,
-            "megacycles": (cycles + kernels["cycles"]) / 1e6,
-            "fraction_of_peak": flops / flops_per_cycle / (cycles + kernels["cycles"]),
+            "tflop": total.flops / 1e12,
+            "gigabytes_accessed": total.bytes / 1e9,
+            "megacycles": cycles / 1e6,
+            "fraction_of_peak": total.flops / flops_per_cycle / cycles,
         },
     }
 
