@@ -1,12 +1,17 @@
-"""Batches for the tests of what eats them: random, but of every kind of sample."""
+"""Batches for the tests of what eats them, random but of every kind of sample; and random nets."""
 
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from convert.components import COMPONENTS
 from data.geometry import shrink_masks
 from data.schema import MASKS, TOKENS, Batch
+from fmv2.models.abstract import abstract
 
 
 def face_batch(
@@ -64,3 +69,22 @@ def face_batch(
 def changed(batch: Batch, **fields: Any) -> Batch:
     """The batch with other values in some fields."""
     return dataclasses.replace(batch, **fields)
+
+
+def random_net(name: str, config: Any, seed: int, **options: Any) -> Any:
+    """A component with nothing zero in it: LoRA, the control net's last layers, norms and biases
+    too; `options` as for its class.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        if "var" in jax.tree_util.keystr(path):
+            values = rng.uniform(0.5, 2, x.shape)
+        elif len(x.shape) > 1:
+            values = rng.normal(0, np.prod(x.shape[:-1]) ** -0.5, x.shape)
+        else:
+            values = rng.normal(0.5, 0.2, x.shape)
+        return jnp.asarray(values, x.dtype)
+
+    graph, state = nnx.split(abstract(COMPONENTS[name].net, config, **options))
+    return nnx.merge(graph, jax.tree.map_with_path(draw, state))
