@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt32
+from jaxtyping import Float, Int, UInt8
 
 from data.codec import unpack_masks
 from data.schema import MASKS
@@ -15,6 +15,7 @@ from fmv2.face.labels import mirrored
 MaskResize = Literal["area", "bilinear"]
 
 _MIRRORED_LABELS = np.array(mirrored(), np.uint8)
+_LOWEST_OF_EIGHT = np.uint64(0x0101010101010101)
 _MIRRORED_POINTS = (1, 0, 2, 4, 3)  # eyes and corners of the mouth change sides, the nose stays
 
 
@@ -71,24 +72,32 @@ def shrink_masks(
       how: `area` averages all of a cell. `bilinear` looks at no more than four pixels of it,
         exactly as `torch.nn.functional.interpolate` without antialiasing.
     """
-    finest = max(grids, default=1)
+    side, finest = len(planes), max(grids, default=1)
     nested = all(finest % grid == 0 for grid in grids)  # as the levels of a U-Net are
-    if how == "area" and nested and len(planes) % finest == 0 and len(planes) < 256 * finest:
-        cells = _count_cells(unpack_masks(planes, count), finest)
-        return {grid: _merge_cells(cells, grid) / len(planes) ** 2 * grid**2 for grid in grids}
+    if how == "area" and nested and side % finest == side % 8 == 0 and side < 256 * finest:
+        cells = _count_cells(planes, count, finest)
+        return {grid: _merge_cells(cells, grid) / side**2 * grid**2 for grid in grids}
     weights = _area_weights if how == "area" else _bilinear_weights
-    return {grid: _weigh(planes, count, weights(len(planes), grid)) for grid in grids}
+    return {grid: _weigh(planes, count, weights(side, grid)) for grid in grids}
 
 
-def _count_cells(masks: UInt8[np.ndarray, "n s s"], grid: int) -> UInt32[np.ndarray, "n g g"]:
-    """Pixels of each mask in each cell, whose columns a byte can count."""
-    n, side, _ = masks.shape
-    block = side // grid
-    columns = masks.reshape(n, grid, block, side).sum(2, dtype=np.uint8)
-    return columns.reshape(n, grid, grid, block).sum(3, dtype=np.uint32)
+def _count_cells(
+    planes: UInt8[np.ndarray, "s s"], count: int, grid: int
+) -> Float[np.ndarray, "count g g"]:
+    """Pixels of each mask in each cell: eight at a time, each in a byte, which counts a column."""
+    eight = np.ascontiguousarray(planes).view(np.uint64)
+    block = len(planes) // grid
+    row = np.ones(block, np.float32)
+    cells = np.zeros((count, grid, grid), np.float32)
+    for bit in range(count):
+        pixels = (eight >> np.uint64(bit)) & _LOWEST_OF_EIGHT
+        columns = pixels.reshape(grid, block, -1).sum(1).view(np.uint8)
+        # A product with ones sums faster than a sum over an axis this short.
+        cells[bit] = columns.reshape(grid, grid, block).astype(np.float32) @ row
+    return cells
 
 
-def _merge_cells(cells: UInt32[np.ndarray, "n f f"], grid: int) -> Float[np.ndarray, "8 g g"]:
+def _merge_cells(cells: Float[np.ndarray, "n f f"], grid: int) -> Float[np.ndarray, "8 g g"]:
     """The same count on a coarser grid."""
     merged = np.zeros((MASKS, grid, grid), np.float32)
     block = cells.shape[1] // grid

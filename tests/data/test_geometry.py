@@ -80,6 +80,14 @@ def test_area_is_the_exact_fraction(side, grid):
     assert masks.dtype == np.float32
 
 
+@pytest.mark.parametrize(("side", "grid"), [(64, 8), (248, 1), (256, 1), (1024, 2)])
+def test_a_full_mask_is_one(side, grid):
+    """However many pixels a cell has."""
+    masks = shrink_masks(np.full((side, side), 0b11011, np.uint8), 6, [grid], "area")[grid]
+    full = np.isin(np.arange(8), [0, 1, 3, 4])
+    np.testing.assert_array_equal(masks, np.broadcast_to(full[:, None, None], masks.shape))
+
+
 def test_nested_grids_agree_with_each_alone():
     planes = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     together = shrink_masks(planes, 8, [4, 16, 8], "area")
