@@ -8,7 +8,9 @@ import pytest
 from tokenizers import trainers
 from transformers import CLIPTokenizer
 
+from data.geometry import flip_words
 from data.procedural import vocabulary
+from data.sample import sides
 from data.tokens import EMBEDDED, Tokens
 from fmv2.errors import UserError
 from tests.data.procedural.pictures import COUNT, told
@@ -118,6 +120,21 @@ def test_the_tokens_of_a_phrase_are_the_phrase(request, name):
     if name == "other":
         assert cut > 50
         assert gone > 50
+
+
+def test_a_flipped_caption_speaks_of_the_other_side(tokens):
+    left, right = sides(tokens)
+    assert left is not None
+    assert right is not None
+    other = {"left": "right", "right": "left"}
+    flipped = 0
+    for picture in told():
+        for caption in (picture.attribute_caption, picture.emotion_caption):
+            text = " ".join(re.findall(r"\w+|[^\w\s]+", caption.text.lower()))
+            wanted = re.sub(r"\b(left|right)\b", lambda word: other[word[0]], text)
+            assert tokens.words(flip_words(tokens.ids(text), left, right)) == wanted
+            flipped += wanted != text
+    assert flipped > 200
 
 
 def test_captions_seldom_pass_77_tokens(tokens):
