@@ -1,5 +1,6 @@
 """The objective against the published one in PyTorch, and its terms against finite differences."""
 
+import collections
 import dataclasses
 
 import jax
@@ -27,7 +28,8 @@ from train.optimizer import make_optimizer
 from train.presets.sd15_upstream import sd15_upstream
 from train.step import init_state, make_step, split
 
-TINY = UNetConfig.tiny()
+# Half as many layers as SD 1.5 has compile in half the time; every kind of layer is there.
+TINY = dataclasses.replace(UNetConfig.tiny(), layers_per_block=1)
 TEXT = dataclasses.replace(test_clip.TEXT, max_position_embeddings=77)
 VISION = dataclasses.replace(test_clip.VISION, image_size=64, patch_size=4)  # 257 tokens
 SCHEDULE = NoiseSchedule(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -50,8 +52,8 @@ class Side:
     terms: list[dict[str, float]]
     gradients: dict[str, np.ndarray]
     """Of the first step."""
-    weights: dict[str, np.ndarray]
-    """After the last."""
+    moved: dict[str, np.ndarray]
+    """Weights after the last less those before the first."""
 
 
 def by_name(nets) -> dict[str, np.ndarray]:
@@ -86,6 +88,7 @@ def sides() -> tuple[Side, Side]:
     )
 
     trained = {"adapter": adapter, "shadingnet": control}
+    start = by_name(trained)
     frozen = {"unet": unet, "vae": vae, "text_encoder": text, "image_encoder": vision}
     objective = Telling(**dataclasses.asdict(preset.objective))
     optimizer = make_optimizer(preset.optimizer, STEPS)
@@ -124,8 +127,9 @@ def sides() -> tuple[Side, Side]:
             moment = nnx.merge(graph, optax.tree.get(state.optimizer, "mu"), stats)
             ours.gradients = {name: 10 * x for name, x in by_name(moment).items()}
         adamw.step()
-    ours.weights = by_name(nnx.merge(graph, state.params, state.stats))
-    theirs.weights = {name: x.detach().numpy() for name, x in weights.items()}
+    last = by_name(nnx.merge(graph, state.params, state.stats))
+    ours.moved = {name: x - start[name] for name, x in last.items()}
+    theirs.moved = {name: x.detach().numpy() - start[name] for name, x in weights.items()}
     return ours, theirs
 
 
@@ -138,8 +142,11 @@ def test_terms_equal_the_published_objective(sides):
 def test_gradients_of_every_trainable_equal_the_published_objective(sides):
     ours, theirs = sides
     assert ours.gradients.keys() == theirs.gradients.keys()
-    assert len([name for name in ours.gradients if name.startswith("image_proj.")]) == 56
-    assert len([name for name in ours.gradients if name.startswith("ip_adapter.")]) == 288
+    counts = collections.Counter(name.split(".")[0] for name in ours.gradients)
+    # Of each attention layer eight tensors of LoRA, of each cross-attention two of the ID's.
+    assert counts["image_proj"] == 56
+    assert counts["ip_adapter"] == 8 * len(TINY.attention_layers()) + 2 * 10
+    assert counts["shadingnet"] > 200
     errors = errors_of(ours.gradients, theirs.gradients)
     assert errors[0][0] <= 1e-4, errors[:5]
 
@@ -148,8 +155,12 @@ def test_twenty_steps_stay_together(sides):
     ours, theirs = sides
     for mine, published in zip(ours.terms, theirs.terms, strict=True):
         assert mine == pytest.approx(published, rel=1e-4)
-    errors = errors_of(ours.weights, theirs.weights)
-    assert errors[0][0] <= 1e-4, errors[:5]
+    missed = norm({name: ours.moved[name] - x for name, x in theirs.moved.items()})
+    assert missed <= 1e-3 * norm(theirs.moved)
+
+
+def norm(tensors):
+    return np.sqrt(sum(np.sum(np.square(x)) for x in tensors.values()))
 
 
 def errors_of(actual, expected):
