@@ -30,10 +30,10 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
-from convert import card, engine
+from convert import card, engine, runs
 from convert.components import COMPONENTS, plan
 from convert.engine import TensorRef
-from convert.kinds import Part, identify
+from convert.kinds import Part, Source
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.models.arcface import ArcFace
@@ -88,13 +88,13 @@ class Assembly:
     notes: tuple[str, ...]
 
 
-def assemble(paths: Sequence[Path]) -> Assembly:
+def assemble(given: Sequence[Path | Source]) -> Assembly:
     """All sources as one, each told by its contents; later ones replace what earlier ones hold.
 
     Raises:
       UserError: a path that cannot be used, tensors of no component, or no Stable Diffusion folder.
     """
-    sources = [identify(path) for path in paths]
+    sources = [source if isinstance(source, Source) else runs.identify(source) for source in given]
     faults = [f"{s.path}: unknown tensors {', '.join(s.unknown)}" for s in sources if s.unknown]
     parts: dict[str, Part] = {}
     notes = []

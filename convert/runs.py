@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.path import step as step_paths
 
+from convert import kinds
 from convert.components import COMPONENTS
 from convert.engine import TensorRef
 from convert.kinds import EMBEDDED, Part, Source
@@ -35,8 +34,19 @@ def is_run(path: epath.PathLike) -> bool:
     return (epath.Path(path) / CHECKPOINTS).is_dir()
 
 
+def identify(path: Path) -> Source:
+    """What the path is: a run's folder, whose newest checkpoint is meant, or weights.
+
+    Raises:
+      UserError: it cannot serve; see `convert.kinds.identify`.
+    """
+    return source(path) if is_run(path) else kinds.identify(path)
+
+
 def steps(run: epath.PathLike) -> list[int]:
     """Those that have a checkpoint, oldest first; what is half-written does not count."""
+    from orbax.checkpoint.path import step as step_paths  # takes a second, as all of Orbax
+
     folder = epath.Path(run) / CHECKPOINTS
     return sorted(step_paths.checkpoint_steps(folder)) if folder.is_dir() else []
 
@@ -106,7 +116,15 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
     return Source(run, f"training run, step {step}, {weights}", parts, base)
 
 
+def base_of(run: Path, step: int | None = None) -> Path | None:
+    """The model folder that a run began from, where it was then; None where it had none."""
+    base = read_json(run, choose(run, step), CONFIG)["base"]
+    return None if base is None else Path(base)
+
+
 def _shapes(folder: epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    import orbax.checkpoint as ocp
+
     metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
     return {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)
@@ -120,26 +138,43 @@ def _under_torch_names(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     table: Table,
 ) -> Tensors:
-    tensors = {}
+    tensors, arrays = {}, _Arrays(folder, tuple(leaves.values()))
     for leaf, path in leaves.items():
         ((key, rule),) = table.to_torch(leaf)
 
         def read(path=path, to_torch=rule.layout.to_torch) -> np.ndarray:
-            return to_torch(_array(folder, path))
+            return to_torch(arrays.take(path))
 
         shape = jax.eval_shape(rule.layout.to_torch, shapes[path]).shape
         tensors[key] = TensorRef(shape, np.dtype(shapes[path].dtype), read)
     return tensors
 
 
-def _array(folder: epath.Path, path: str) -> np.ndarray:
-    """One array of the checkpoint, whatever it was sharded over."""
-    args = ocp.args.PyTreeRestore(
-        item={path: 0},
-        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray)},
-        partial_restore=True,
-    )
-    return ocp.PyTreeCheckpointHandler().restore(folder, args=args)[path]
+class _Arrays:
+    """One net's arrays of a checkpoint, whatever they were sharded over.
+
+    Orbax reads its index, which is long, for each request: so all are read with the first, and let
+    go as they are taken.
+    """
+
+    def __init__(self, folder: epath.Path, paths: tuple[str, ...]):
+        self._folder = folder
+        self._paths = paths
+        self._read: dict[str, np.ndarray] = {}
+
+    def take(self, path: str) -> np.ndarray:
+        if path not in self._read:
+            import orbax.checkpoint as ocp
+
+            args = ocp.args.PyTreeRestore(
+                item=dict.fromkeys(self._paths, 0),
+                restore_args={
+                    path: ocp.RestoreArgs(restore_type=np.ndarray) for path in self._paths
+                },
+                partial_restore=True,
+            )
+            self._read = ocp.PyTreeCheckpointHandler().restore(self._folder, args=args)
+        return self._read.pop(path)
 
 
 def _table(name: str, config: Mapping[str, Any]) -> Table:

@@ -11,7 +11,8 @@ from tyro.conf import Positional
 
 from convert.components import COMPONENTS, plan
 from convert.engine import ConversionError, TensorRef, torch_shapes
-from convert.kinds import Part, Source, identify
+from convert.kinds import Part, Source
+from convert.runs import base_of, identify, is_run
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
 from fmv2.models.unet import UNetConfig
@@ -22,8 +23,11 @@ def inspect(path: Positional[Path], /, *, base: Path | None = None) -> int:
 
     Args:
       path: a file or folder.
-      base: whose U-Net a lone adapter or ShadingNet belongs to; Stable Diffusion 1.5 by default.
+      base: whose U-Net a lone adapter or ShadingNet belongs to; by default a training run's own,
+        and Stable Diffusion 1.5 for others.
     """
+    if base is None and is_run(path):
+        base = base_of(path)
     source = identify(path)
     faults = [f"unknown tensor {name}" for name in source.unknown]
     faults += _faults(source, base)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert import folder
+from convert.kinds import Source
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -17,7 +18,7 @@ _console = Console(stderr=True)
 
 
 def transfer(
-    sources: Sequence[Path], out: Path, *, dtype: Dtype | None, upstream: bool = False
+    sources: Sequence[Path | Source], out: Path, *, dtype: Dtype | None, upstream: bool = False
 ) -> None:
     """Reads the sources, which must make a whole model, and writes its folder.
 
