@@ -131,7 +131,7 @@ def head(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def stages(dataset: Dataset, tokens: Tokens, settings: Settings) -> dict[str, float]:
     """What each step costs by itself."""
-    records = dataset.source("train")
+    records = dataset.source("train", ())
     record = records[0]
     planes = decode(record["attribute_masks"], channels=1)
     face = decode(record["face"])

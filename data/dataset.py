@@ -4,14 +4,14 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
 from google.protobuf import json_format
 
 from data.quiet_tfds import tfds
-from data.schema import VERSION, Schema, schema_of
+from data.schema import OPTIONAL, REQUIRED, VERSION, Schema, schema_of
 from data.tokens import Tokens
 from fmv2.errors import UserError
 
@@ -26,8 +26,19 @@ class Records:
     as bytes, and arrays.
     """
 
-    def __init__(self, source: Any, path: str, split: str):
+    def __init__(self, source: Any, features: Any, path: str, split: str):
+        """
+        Args:
+          source: of serialized examples.
+          features: what of them is read.
+        """
         self._source = source
+        self._features = features
+        forms = {**REQUIRED, **OPTIONAL}
+        skip = tfds.decode.SkipDecoding()
+        self._decoders = {
+            name: skip for name in features if name in forms and forms[name].form in ("jpeg", "png")
+        }
         self.path = path
         self.split = split
 
@@ -43,7 +54,9 @@ class Records:
         if not 0 <= number < len(self):
             raise IndexError(f"split {self.split!r} has records 0 to {len(self) - 1}, not {number}")
         try:
-            example = self._source[number]
+            example = self._features.deserialize_example_np(
+                self._source[number], decoders=self._decoders
+            )
         except Exception as error:  # the reader's and protobuf's have no common base
             raise self.fault(number, None, error) from error
         flat = {}
@@ -91,25 +104,30 @@ class Dataset:
         told = [self.schema, dict(self.metadata), shards]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
-    def source(self, split: str) -> Records:
+    def source(self, split: str, optional: Collection[str] | None = None) -> Records:
         """
+        Args:
+          optional: which of labels, coefficients, latent_moments and factors are read; all of them
+            when None. The fewer, the faster.
         Raises:
           UserError: there is no such split.
         """
         if split not in self.splits:
             there = ", ".join(self.splits) or "none"
             raise UserError(f"{self.path} has no split {split!r}: name one of its own, {there}")
-        skip = tfds.decode.SkipDecoding()
-        pictures = {
-            name: skip
-            for name, field in self.schema.fields().items()
-            if field.form in ("jpeg", "png")
+        features = {
+            name: feature
+            for name, feature in self.builder.info.features.items()
+            if optional is None or name in REQUIRED or name in optional
         }
-        return Records(self.builder.as_data_source(split, decoders=pictures), self.path, split)
+        serialized = self.builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        return Records(serialized, tfds.features.FeaturesDict(features), self.path, split)
 
     def key(self, split: str, number: int) -> str:
         """The name of a record, from its number as in `Batch.index`."""
-        return self.source(split)[number]["key"]
+        return self.source(split, ())[number]["key"]
 
     def check_tokenizer(self, tokens: Tokens) -> None:
         """

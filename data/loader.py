@@ -110,7 +110,7 @@ class Loader(Iterator[Batch]):
         Raises:
           UserError: data set, tokenizer and config do not go together; all faults are named.
         """
-        records = dataset.source(split)
+        records = dataset.source(split, config.extras)
         dataset.check_tokenizer(tokens)
         faults = _faults(dataset, records, tokens, config, process_count)
         if faults:

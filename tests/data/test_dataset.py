@@ -8,6 +8,7 @@ import pytest
 
 from data.codec import decode
 from data.dataset import open_dataset
+from data.schema import REQUIRED
 from fmv2.errors import UserError
 from tests.data.faces import EVERYTHING, Words, face_record, write_dataset
 
@@ -47,6 +48,17 @@ def test_every_field_comes_back(folder):
         np.testing.assert_array_equal(record[name], value)
     for name, value in written.factors.items():
         np.testing.assert_allclose(record[f"factors/{name}"], value)
+
+
+def test_of_the_optional_fields_those_asked_for_are_read(folder):
+    dataset = open_dataset(folder)
+    whole = dataset.source("train")[2]
+    required = {name for name in whole if name in REQUIRED}
+    assert set(dataset.source("train", ())[2]) == required == set(REQUIRED)
+    some = dataset.source("train", ("labels", "factors"))[2]
+    assert set(some) - required == {"labels", "factors/hat", "factors/smile", "factors/identity"}
+    for name, value in some.items():
+        np.testing.assert_array_equal(value, whole[name])
 
 
 def test_numbers_out_of_range(folder):
