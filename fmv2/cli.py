@@ -48,8 +48,9 @@ PRESETS = {
 }
 
 
-def _of_presets(target: str, summary: str) -> Group:
-    return Group({name: Command(target, line, name) for name, line in PRESETS.items()}, summary)
+def _of_presets(target: str, summary: str, more: Mapping[str, Command] = {}) -> Group:
+    presets = {name: Command(target, line, name) for name, line in PRESETS.items()}
+    return Group({**presets, **more}, summary)
 
 
 COMMANDS = Group(
@@ -92,7 +93,14 @@ COMMANDS = Group(
             "Make records for training, and look at them.",
         ),
         "train": _of_presets(
-            "train.commands.train:train", "Train a preset, or resume: rerun the same command."
+            "train.commands.train:train",
+            "Train a preset, or resume: rerun the same command.",
+            {
+                "tiny-base": Command(
+                    "train.commands.tiny_base:tiny_base",
+                    "All parts of the embedded default's base, one after another.",
+                )
+            },
         ),
         "plan": _of_presets(
             "train.commands.plan:plan", "Say what a preset needs and how fast it may be."

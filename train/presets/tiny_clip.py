@@ -15,7 +15,7 @@ def tiny_clip() -> TrainConfig:
     """Begins from nothing, or goes on from the encoders of its base."""
     return part(
         Contrastive(),
-        steps=6000,
+        steps=4000,
         batch_size=64,
         optimizer=OptimizerConfig(
             learning_rate=1e-3,

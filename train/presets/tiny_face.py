@@ -20,7 +20,7 @@ def tiny_face() -> TrainConfig:
     """
     return part(
         FaceEncoder(identities=3000, scale=32.0, margin=0.3),
-        steps=8000,
+        steps=5000,
         batch_size=64,
         optimizer=OptimizerConfig(
             learning_rate=2e-3,

@@ -19,7 +19,7 @@ def tiny_unet() -> TrainConfig:
     """One caption in ten is hidden, for guidance."""
     config = part(
         TextToImage(min_snr_gamma=5.0),
-        steps=12_000,
+        steps=6000,
         batch_size=16,
         optimizer=OptimizerConfig(
             learning_rate=5e-4,

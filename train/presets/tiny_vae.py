@@ -16,7 +16,7 @@ def tiny_vae() -> TrainConfig:
     """Begins from nothing."""
     return part(
         VAE(),
-        steps=6000,
+        steps=5000,
         batch_size=8,
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
