@@ -170,16 +170,20 @@ _ROWS = re.compile(
 )
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, *, but: str | None = None) -> Any:
     """Where each array of a tree lies: nets, training state, or shapes of either.
 
     Optimizer state and running means bear their parameter's path within their own, and so lie where
     it does. Vectors, scalars and dimensions that do not divide are on every device.
+
+    Args:
+      but: an axis that is to split nothing.
     """
 
     def place(path, leaf) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-        return NamedSharding(mesh, spec(name, leaf.shape, mesh))
+        axes = spec(name, leaf.shape, mesh)
+        return NamedSharding(mesh, PartitionSpec(*(None if a == but else a for a in axes)))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.schema import COEFFICIENTS, MASKS, TOKENS, Batch
@@ -14,7 +15,7 @@ from fmv2.parallel import batch_sharding, shardings, under
 from train.config import TrainConfig
 from train.nets import Nets, Shapes, describe
 from train.optimizer import make_optimizer
-from train.step import TrainState, init_state, make_step, split
+from train.step import Objective, TrainState, init_state, make_step, split
 
 
 class Program(NamedTuple):
@@ -60,9 +61,34 @@ def jit_step(
       state: with shardings; its values are not looked at.
     """
     optimizer = make_optimizer(config.optimizer, config.steps)
-    step = make_step(config.objective, graph, optimizer, config.optimizer, schedule)
+    objective: Any = config.objective
+    if mesh.shape["fsdp"] > 1:
+        objective = _Gathered(objective, mesh)
+    step = make_step(objective, graph, optimizer, config.optimizer, schedule)
     placed = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(under(mesh, step), donate_argnums=0, out_shardings=(placed, None))
+
+
+class _Gathered:
+    """An objective whose weights are whole, but for their tensor parts, while they are used.
+
+    Without being told, the partitioner splits activations as it finds the weights, and exchanges
+    those. Told so, it gathers each weight where it is used, and scatters its gradient.
+    """
+
+    def __init__(self, objective: Objective, mesh: Mesh):
+        self._objective, self._mesh = objective, mesh
+
+    def loss(self, trained, frozen, batch, key, schedule):
+        for net in trained.values():  # in place: the step reads running statistics from it
+            nnx.update(net, self._whole(nnx.state(net, nnx.Param)))
+        frozen = {name: self._whole(net) for name, net in frozen.items()}
+        return self._objective.loss(trained, frozen, batch, key, schedule)
+
+    def _whole(self, tree):
+        return jax.tree.map(
+            jax.lax.with_sharding_constraint, tree, shardings(tree, self._mesh, but="fsdp")
+        )
 
 
 def abstract_batch(config: TrainConfig, shapes: Shapes) -> Batch:

@@ -1,15 +1,20 @@
 """A Face-MakeUpV2 of few layers, whose step compiles in seconds: its shapes, its base folder."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
+import numpy as np
 
 from convert.components import COMPONENTS
 from convert.folder import Model, write
 from convert.random_model import stable_diffusion
+from data.codec import Record
+from data.schema import Schema
 from data.tokens import Tokens
+from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFaceConfig
 from fmv2.models.clip_text import CLIPTextConfig
 from fmv2.models.clip_vision import CLIPVisionConfig
@@ -76,8 +81,9 @@ def write_base(folder: Path) -> Path:
     """A base folder of random weights, its adapter and ShadingNet to be begun afresh."""
     stable_diffusion().tokenizer.save_pretrained(folder.parent / "tokenizer")
     tokenizer = folder.parent / "tokenizer"
+    rng = np.random.default_rng(0)
     nets = {
-        name: jax.jit(lambda name=name, config=config: _random(name, config))()
+        name: _random(abstract(COMPONENTS[name].net, config), rng)
         for name, config in small_configs(vocabulary=Tokens.load(tokenizer).size).items()
     }
     files = {path.name: path.read_bytes() for path in tokenizer.iterdir()}
@@ -85,8 +91,32 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def _random(name: str, config: Any) -> Any:
-    return COMPONENTS[name].net(config, rngs=nnx.Rngs(0))
+def _random(net: Any, rng: np.random.Generator) -> Any:
+    """The abstract net with values: kernels of unit gain, scales and variances about 1."""
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        if len(leaf.shape) > 1:
+            values = rng.normal(size=leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5
+        elif name.endswith(("scale", "var", "weight")):
+            values = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            values = rng.normal(size=leaf.shape) / 10
+        return jnp.asarray(values.astype(leaf.dtype))
+
+    return jax.tree_util.tree_map_with_path(draw, net)
+
+
+def _face(number: int, schema: Schema) -> Record:
+    """Whose regions are halves of the picture."""
+    record = face_record(number, schema, side=IMAGE_SIZE)
+    halves = np.zeros((2, IMAGE_SIZE, IMAGE_SIZE), bool)
+    halves[0, : IMAGE_SIZE // 2] = halves[1, :, : IMAGE_SIZE // 2] = True
+    captions = {
+        kind: dataclasses.replace(caption, masks=halves[: len(caption.masks)])
+        for kind, caption in record.captions.items()
+    }
+    return dataclasses.replace(record, captions=captions)
 
 
 def write_records(folder: Path, base: Path) -> Path:
@@ -94,6 +124,6 @@ def write_records(folder: Path, base: Path) -> Path:
     return write_dataset(
         folder,
         {"train": (32, 16), "validation": (16,)},
-        record=lambda number, schema: face_record(number, schema, side=IMAGE_SIZE),
+        record=_face,
         metadata={"tokenizer": Tokens.load(base / "tokenizer").fingerprint},
     )
