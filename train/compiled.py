@@ -120,11 +120,16 @@ def collectives(compiled_text: str) -> dict[str, tuple[int, int]]:
     for line in compiled_text.splitlines():
         if found := re.search(pattern, line):
             count[found[2]] += 1
-            # What a started one gives holds its operand beside its result: half of it is enough.
-            size[found[2]] += _bytes(found[1]) // (
-                2 if found[3] and found[1].startswith("((") else 1
-            )
+            size[found[2]] += _bytes(_result(found[1]) if found[3] else found[1])
     return {kind: (count[kind], size[kind]) for kind in count}
+
+
+def _result(started: str) -> str:
+    """What a started collective will give, of the shapes that it has: (operand, result, …)."""
+    if found := re.match(r"\(\((.*?)\), \((.*?)\)", started):
+        return found[2]
+    shapes = re.findall(r"[a-z]+\d*\[[\d,]*\]", started)
+    return shapes[1] if len(shapes) > 1 else started
 
 
 def _bytes(shapes: str) -> int:
