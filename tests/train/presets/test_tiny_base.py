@@ -7,11 +7,13 @@ from importlib import import_module
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 from flax import nnx
 
 from convert.components import COMPONENTS
 from data.tokens import EMBEDDED, Tokens
 from fmv2.models.abstract import abstract
+from train.config import TrainConfig
 from train.heads import HEADS, net_class
 from train.presets.tiny import tiny
 from train.presets.tiny_base import PARTS
@@ -87,6 +89,14 @@ def test_headers_say_what_a_preset_is_for(name):
     doc = import_module(f"train.presets.{name}").__doc__
     for part in (f"fmv2 train {name} --data", "Hardware:", "Time and result:"):
         assert part in " ".join(doc.split()), part
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_presets_go_through_the_command_line(name):
+    args = ["--data", "records", "--out", "run", "--steps", "7", "--checkpoint-every", "3"]
+    asked = tyro.cli(TrainConfig, default=preset(name), args=args)
+    fields = {"data": "records", "out": "run", "steps": 7, "checkpoint_every": 3}
+    assert asked == dataclasses.replace(preset(name), **fields)
 
 
 @pytest.mark.parametrize("name", PARTS)
