@@ -3,6 +3,9 @@
     python benchmarks/gpu_train_step.py --batch 8
     python benchmarks/gpu_train_step.py --tiny          checks the program anywhere, times nothing
 
+Known defect: on CPU, with --tiny, torch 2.13's compiler fails (an IndexError while it guards the
+shapes of diffusers' upsampling); JAX and eager PyTorch run. It was not tried on a GPU.
+
 Prints JSON: seconds per step, images per second and MFU of `sd15` (512², bfloat16, without the
 identity term) by JAX, by PyTorch eager with SDPA, and by torch.compile. All of them draw chance,
 encode image, text and face, take the gradients of adapter and ShadingNet, clip them, and update
@@ -246,8 +249,6 @@ def theirs(config: TrainConfig, shapes: Shapes, *, compiled: bool) -> Callable[[
         term = sum(_mass(seen, batch["token_mask"], masks, batch["mask_valid"]) for seen in maps)
         return F.mse_loss(predicted.float(), noise) + config.objective.map_weight * term
 
-    # Shapes and numbers never change; left to guess, the compiler stumbles over a scale of 2.0.
-    torch._dynamo.config.specialize_float = True
     run_loss = torch.compile(loss, dynamic=False) if compiled else loss
 
     def run() -> float:
