@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PYTHON ?= $(firstword $(foreach v,python3.11 python3.12 python3.13 python3 python,\
 	$(shell $(v) -c 'import sys; print("$(v)" * (sys.version_info >= (3, 11)))' 2>/dev/null)))
 
-.PHONY: env test quickstart lint format
+.PHONY: env test quickstart pod-rehearsal lint format
 
 env: $(STAMP)
 
@@ -33,6 +33,9 @@ test: lint
 
 quickstart: env
 	$(BIN)/fmv2 quickstart
+
+pod-rehearsal: env
+	$(BIN)/python -m benchmarks.pod_rehearsal
 
 format: env
 	$(BIN)/ruff check --fix

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from convert import runs
 from data.dataset import Dataset
+from fmv2.parallel import initialize_distributed
 from train.checkpoint import About, Checkpoints, digest, good
 from train.checks import check_inputs, fingerprints
 from train.config import TrainConfig, to_dict
@@ -59,7 +60,8 @@ def train(config: TrainConfig) -> int:
     Raises:
       UserError: what the user can mend.
     """
-    console = Console(stderr=True)
+    initialize_distributed(config.hosts)
+    console = Console(stderr=True, quiet=jax.process_index() != 0)
     run, state = prepare(config, console)
     about = _about(run)
     first = run.resumes_at or 0
