@@ -7,12 +7,15 @@ Prints JSON. The records are written first, into a temporary folder: photograph-
 map, an aligned face of 112² and five or six regions per caption. Every record differs. Everything
 that training reads is made: image, face at 224², shading, token ids, masks on the grids, drops.
 `stages` are medians of the steps by themselves, in milliseconds of one thread's own time, so that
-other programs on the machine count less; `cpu_ms_per_record` is that of the whole sample.
+other programs on the machine count less. `cpu_ms_per_record` is such time, too: under `one_thread`
+from a record's number to its place in a batch, under `rates` all that the process and its workers
+spend until the batch is on the device; its inverse is the rate of one core.
 """
 
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -171,14 +174,25 @@ def measure(dataset: Dataset, tokens: Tokens, settings: Settings, workers: int) 
     with Loader(dataset, "train", tokens, config, sharding=sharding) as loader:
         for batch in itertools.islice(loader, 6):  # what was made ahead is not counted
             jax.block_until_ready(batch)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _spent()
         for batch in itertools.islice(loader, settings.batches):
             jax.block_until_ready(batch)
-        seconds = time.perf_counter() - start
+        seconds, spent = time.perf_counter() - start, _spent() - before
+    records = settings.batches * settings.batch_size
     return {
         "workers": workers,
-        "records_per_second": round(settings.batches * settings.batch_size / seconds, 1),
+        "records_per_second": round(records / seconds, 1),
+        "cpu_ms_per_record": round(1e3 * spent / records, 2),
     }
+
+
+def _spent() -> float:
+    """CPU seconds of this process and its workers, as Linux counts them."""
+    ticks = 0
+    for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # user and system
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def one_thread(dataset: Dataset, tokens: Tokens, settings: Settings) -> dict[str, float]:
