@@ -165,7 +165,9 @@ def test_a_full_disk_is_said_and_leaves_the_last_checkpoint_whole(tmp_path):
     assert lines[-1:] == ["[1] True"], run.stdout + run.stderr
     assert lines[0].startswith(f"REFUSED {tmp_path}/run/checkpoints: ")
     assert "no space left on the device; that of step 1 is whole: make room" in lines[0]
-    assert run.stderr == ""
+    # Orbax logs nothing of it. A write that fails late may still find its event loop closed, which
+    # TensorStore prints from a thread of its own.
+    assert "No space left" not in run.stderr
 
 
 def test_a_writer_out_of_space_is_a_user_error_whichever_call_hears_of_it(tmp_path, monkeypatch):
