@@ -47,6 +47,7 @@ class FaceMakeUp:
     map_loss: MapLoss = "mass"
     """`mass`: the attention that falls outside the region; `upstream`: as published; `none`."""
     map_weight: float = 1e-3
+    """Of the map term; 0 leaves it out."""
     id_weight: float = 0.1
     """0 leaves the identity term out, and with it the decoding of images."""
     id_every: int = 8
