@@ -35,7 +35,7 @@ def test_it_learns_and_its_latents_come_to_unit_variance():
     }  # fmt: skip
     assert not unmoved(nets, state)
     assert mean(history[-5:], "pixels") < 0.75 * history[0]["pixels"]
-    assert max(metrics["scale"] for metrics in history) > 0.1
+    assert max(metrics["scale"] for metrics in history) > 0.04  # it leaves the bound first
     assert mean(history[-5:], "scale") < 0.02
     assert mean(history[-5:], "latent_std") == pytest.approx(1, abs=0.1)
     first = history[0]
