@@ -8,6 +8,7 @@ import time
 
 
 def main() -> None:
+    """Works until Beam or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and stops us in order
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # Several processes cannot share one accelerator, and it is the parent's.

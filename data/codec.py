@@ -107,6 +107,7 @@ def encode_png(pixels: UInt8[np.ndarray, "h w *c"]) -> bytes:
 
 
 def encode_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """RGB, at JPEG_QUALITY."""
     return _encode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
 
 

@@ -142,6 +142,7 @@ def flip_landmarks(points: Float[np.ndarray, "5 2"], size: int) -> Float[np.ndar
 
 
 def flip_labels(labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Mirrored left to right; what was the left brow is the right one now."""
     return _MIRRORED_LABELS[labels[:, ::-1]]
 
 

@@ -234,22 +234,18 @@ def ear(m: Measures, side: int) -> Float[np.ndarray, "v 3"]:
 
 
 def eye_center(m: Measures, side: int) -> Float[np.ndarray, "3"]:
-    tilt = 0.0
-    return np.array(
-        [
-            side * (EYE[0] + 0.0016 * m["eye_spacing"]),
-            EYE[1] + tilt,
-            EYE[2] - 0.0012 * m["eye_depth"],
-        ]
-    )
+    """Side 1 is the head's left."""
+    out, deep = EYE[0] + 0.0016 * m["eye_spacing"], EYE[2] - 0.0012 * m["eye_depth"]
+    return np.array([side * out, EYE[1], deep])
 
 
 def eye_radius(m: Measures) -> float:
+    """In metres."""
     return EYE_RADIUS * (1 + 0.045 * m["eye_size"])
 
 
 def eyeball(m: Measures, side: int) -> Float[np.ndarray, "v 3"]:
-    # The sphere's pole is the pupil.
+    """A ball whose pole is the pupil."""
     up, right, out = SPHERE[:, 2], SPHERE[:, 0], SPHERE[:, 1]
     return eye_center(m, side) + eye_radius(m) * np.stack([right, up, out], axis=-1)
 

@@ -80,6 +80,7 @@ def _each(*channels: float) -> Float[Array, "1 1 c"]:
 
 @functools.cache
 def table(name: str) -> np.ndarray:
+    """The sRGB colours of an attribute's classes, (classes, 3)."""
     known = _COLORS[_KIND.get(name, name)]
     rows = [bytes.fromhex(known[label]) for label in CLASSES[name]]
     return np.array([list(row) for row in rows], np.float32) / 255

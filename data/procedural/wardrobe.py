@@ -94,7 +94,7 @@ def _shell(
     rows = np.linspace(0.02, 1, _SHELL_ROWS)
     t, a = np.meshgrid(rows, azimuth, indexing="ij")
     low = np.broadcast_to(end, a.shape)
-    y = top - (top - low) * (1 - np.cos(t * np.pi / 2)) / 1.0
+    y = top - (top - low) * (1 - np.cos(t * np.pi / 2))
     points = _on_skull(a.ravel(), y.ravel())
     raised = points + _outwards(points) * np.asarray(thickness(t, a)).reshape(-1, 1)
     raised[:, 1] += (lift * (1 - t) ** 2).ravel()

@@ -23,6 +23,8 @@ class BadItem(Exception):
 
 
 class Mask(NamedTuple):
+    """Where a phrase is seen, as the file names it."""
+
     path: str
     """Relative to the mask root."""
     tokens: Sequence[int]
@@ -30,6 +32,8 @@ class Mask(NamedTuple):
 
 
 class Captioned(NamedTuple):
+    """A caption and the masks of its phrases."""
+
     text: str
     masks: Sequence[Mask]
 
