@@ -8,6 +8,7 @@ The folder is Stable Diffusion as stock diffusers loads it, and beside it what F
     image_encoder/    CLIP with projection
     face_encoder/     ArcFace, under arcface_torch's names
     coefficient_encoder/    DECA's coarse encoder, under its names
+    head/             the 3D head whose coefficients those are, see `fmv2.face.head`
     pytorch_lora_weights.safetensors    the adapter's LoRA once more, for load_lora_weights
     pipeline.py README.md               its own PyTorch pipeline, and the model card
 
@@ -36,6 +37,7 @@ from convert.engine import TensorRef
 from convert.kinds import Part, Source
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
+from fmv2.face.head import Head, load_head, save_head
 from fmv2.models.arcface import ArcFace
 from fmv2.models.clip_text import CLIPTextModel
 from fmv2.models.clip_vision import CLIPVisionModelWithProjection
@@ -71,6 +73,7 @@ class Model:
     image_encoder: CLIPVisionModelWithProjection | None = None
     face_encoder: ArcFace | None = None
     coefficient_encoder: CoefficientEncoder | None = None
+    head: Head | None = None
 
     def nets(self) -> dict[str, Any]:
         """The nets that are there, by component."""
@@ -85,6 +88,8 @@ class Assembly:
     parts: Mapping[str, Part]
     tokenizer: Path
     scheduler: Mapping[str, Any]
+    head: Path | None
+    """The folder of the 3D head."""
     notes: tuple[str, ...]
 
 
@@ -110,7 +115,10 @@ def assemble(given: Sequence[Path | Source]) -> Assembly:
                 parts[name] = Part(part.tensors, part.config or parts[name].config)
             else:
                 parts[name] = part
-    base = next((source.base for source in reversed(sources) if source.base), None)
+    base, head = (
+        next((found for s in reversed(sources) if (found := getattr(s, name))), None)
+        for name in ("base", "head")
+    )
     if base is None:
         kinds = ", ".join(source.kind for source in sources)
         faults.append(f"no Stable Diffusion folder among the sources ({kinds}): name one first")
@@ -118,7 +126,7 @@ def assemble(given: Sequence[Path | Source]) -> Assembly:
         raise UserError("; ".join(faults))
     if missing := [name for name in STABLE_DIFFUSION if name not in parts]:
         notes.append(f"a model in the making, without {', '.join(missing)}")
-    return Assembly(parts, base.tokenizer, base.scheduler, tuple(notes))
+    return Assembly(parts, base.tokenizer, base.scheduler, head, tuple(notes))
 
 
 def read(
@@ -158,6 +166,7 @@ def read(
         **{name: plan.load(name, dtype, place(name)) for name, plan in plans.items()},
         tokenizer={p.name: p.read_bytes() for p in source.tokenizer.iterdir() if p.is_file()},
         scheduler=source.scheduler,
+        head=None if source.head is None else load_head(source.head),
     )
 
 
@@ -205,6 +214,9 @@ def write(
             lora = _peft_names(_arrays("adapter", model.adapter, dtype), model.adapter)
             _write_tensors(folder / LORA_FILE, lora)
             shutil.copy(_TEMPLATES / "pipeline.py", folder)
+        if model.head is not None:
+            (folder / "head").mkdir()
+            save_head(model.head, folder / "head")
         if upstream:
             _write_upstream(folder / UPSTREAM_FILE, model, dtype)
         (folder / "tokenizer").mkdir()

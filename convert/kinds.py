@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from convert.sources import Tensors, open_file, open_folder, safetensors_metadata
 from fmv2.errors import UserError
+from fmv2.face.head import is_head
 
 Config = Mapping[str, Any]
 
@@ -63,6 +64,8 @@ class Source:
     """By component: unet, vae, text_encoder, image_encoder, face_encoder, coefficient_encoder,
     shadingnet, adapter; or lora, which is a part of an adapter."""
     base: Base | None = None
+    head: Path | None = None
+    """The folder of a 3D head, see `fmv2.face.head`."""
     unknown: tuple[str, ...] = ()
     """Names of tensors that belong to no component."""
     notes: tuple[str, ...] = ()
@@ -107,6 +110,8 @@ def identify(path: Path) -> Source:
         return _by_names(path, open_file(path), path.parent / "config.json")
     if (path / "model_index.json").is_file():
         return _diffusers_folder(path)
+    if is_head(path):
+        return Source(path, "3D head", {}, head=path)
     return _by_names(path, open_folder(path), path / "config.json")
 
 
@@ -151,6 +156,7 @@ def _diffusers_folder(path: Path) -> Source:
         f"{kind} without {', '.join(to_come)}" if to_come else kind,
         parts,
         base=Base(path / "tokenizer", read_json(path / "scheduler" / "scheduler_config.json")),
+        head=path / "head" if (path / "head").is_dir() else None,
         unknown=tuple(unknown),
         notes=(f"{' and '.join(left_out)} left out",) if left_out else (),
     )

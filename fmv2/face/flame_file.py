@@ -1,4 +1,5 @@
-"""Reading FLAME's own files, `generic_model.pkl` and `FLAME_masks.pkl`, without running them.
+"""Reading FLAME's own files, `generic_model.pkl` and `FLAME_masks.pkl`, without running them, and
+the `landmark_embedding.npy` that DECA's code has beside them.
 
 They are Python 2 pickles of chumpy and SciPy objects. Neither package is needed, and nothing in the
 file is executed: a closed list of names is understood, whatever else it asks for is refused.
@@ -15,6 +16,7 @@ from fmv2.errors import UserError
 from fmv2.face.flame import HeadModel
 
 _IDENTITIES, _EXPRESSIONS, _JOINTS = 300, 100, 5
+_LANDMARKS = 68
 
 # A number must fit; a letter stands for any number, but everywhere for the same.
 _SHAPES = {
@@ -70,6 +72,33 @@ def load_flame_masks(path: Path) -> dict[str, np.ndarray]:
     if faults:
         raise UserError(f"{path}: not FLAME's masks: " + "; ".join(faults))
     return {name: array.astype(np.int32) for name, array in arrays.items()}
+
+
+def load_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Where iBUG's 68 points lie on FLAME, of DECA's `landmark_embedding.npy`.
+
+    Returns:
+      the triangle of each as int32 (68,), and where on it as float32 barycentrics (68, 3).
+    Raises:
+      UserError: as `load_flame`, or points of another number or kind.
+    """
+    shapes = {"full_lmk_faces_idx": (_LANDMARKS,), "full_lmk_bary_coords": (_LANDMARKS, 3)}
+    fields = _unpickle(path, skip_npy_header=True)
+    arrays, faults = _arrays(fields, shapes)
+    for name, array in arrays.items():
+        if array.shape not in (shapes[name], (1, *shapes[name])):
+            faults.append(f"{name} is {array.shape}, expected {(1, *shapes[name])}")
+    triangles, barycentrics = (arrays.get(name) for name in shapes)
+    if triangles is not None and (triangles.dtype.kind not in "iu" or triangles.min(initial=0) < 0):
+        faults.append("full_lmk_faces_idx must be triangle numbers from 0")
+    if barycentrics is not None and barycentrics.dtype.kind != "f":
+        faults.append(f"full_lmk_bary_coords is {barycentrics.dtype}, expected numbers")
+    if faults or triangles is None or barycentrics is None:
+        raise UserError(f"{path}: not DECA's landmarks: " + "; ".join(faults))
+    return (
+        triangles.reshape(_LANDMARKS).astype(np.int32),
+        barycentrics.reshape(_LANDMARKS, 3).astype(np.float32),
+    )
 
 
 def _arrays(fields: dict[str, Any], names: Any) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -204,9 +233,13 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _unpickle(path: Path) -> dict[str, Any]:
+def _unpickle(path: Path, *, skip_npy_header: bool = False) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
+            if skip_npy_header:
+                version = np.lib.format.read_magic(file)
+                header = np.lib.format.read_array_header_1_0
+                (header if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
             fields = _Unpickler(file, encoding="latin1").load()
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from e
@@ -214,6 +247,8 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {e}") from e
     except Exception as e:  # a broken pickle raises nearly any type
         raise UserError(f"{path}: truncated, corrupt or not a pickle: {e}") from e
+    if isinstance(fields, np.ndarray) and fields.size == 1:  # how NumPy saves what is no array
+        fields = fields.item()
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise UserError(f"{path}: holds a {type(fields).__name__}, expected named arrays")
     return fields

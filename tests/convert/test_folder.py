@@ -20,7 +20,9 @@ from convert.engine import torch_shapes
 from convert.folder import assemble, read, write
 from convert.kinds import identify
 from convert.verification import compare
+from data.procedural.head import make_head
 from fmv2.errors import UserError
+from fmv2.face.head import Head, save_head
 from fmv2.models.abstract import abstract
 from fmv2.models.clip_vision import CLIPVisionConfig
 from fmv2.models.id_adapter import IdAdapterConfig
@@ -186,6 +188,19 @@ def test_a_model_in_the_making(model, tmp_path):
     shutil.rmtree(tmp_path / "x" / "vae")
     with pytest.raises(UserError, match="vae/ is missing"):
         identify(tmp_path / "x")
+
+
+def test_a_head_goes_along(model, sources, tmp_path):
+    made = make_head()
+    head = Head(made.model, made.surface)
+    (tmp_path / "other").mkdir()
+    save_head(head, tmp_path / "other")
+    found = read(assemble([sources.base, tmp_path / "other"]))
+    write(found, tmp_path / "out")
+    again = read(assemble([tmp_path / "out"])).head
+    assert again is not None
+    assert np.array_equal(again.model.shapedirs, head.model.shapedirs)
+    assert model.head is None
 
 
 def test_an_adapter_without_its_unet_is_refused(model, tmp_path):

@@ -1,11 +1,14 @@
 """`fmv2 train tiny-base`."""
 
 import dataclasses
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
 from train.config import TrainConfig
 from train.presets.tiny_base import PARTS
+
+MODEL = "model"
 
 
 def tiny_base(
@@ -14,7 +17,8 @@ def tiny_base(
     """Train the embedded default's base model: all of its parts, one after another.
 
     Rerunning the same command resumes. Ctrl-C saves before it ends, and so does SIGTERM. The model
-    is in OUT/models/tiny_unet when all is done; `fmv2 train tiny-vae` and so on are the parts.
+    is in OUT/model when all is done, in half precision and with the 3D head of the records;
+    `fmv2 train tiny-vae` and so on are the parts.
 
     Args:
       data: the records: a folder that `fmv2 data synth` wrote.
@@ -22,9 +26,24 @@ def tiny_base(
       steps: of each part, for trying it out; their own when left out.
       checkpoint_every: steps between checkpoints; the parts' own when left out.
     """
-    from train.chain import train_chain  # late: help needs no devices
+    from train.chain import MODELS, train_chain  # late: help needs no devices
 
-    return train_chain(parts(data, steps=steps, checkpoint_every=checkpoint_every), out)
+    status = train_chain(parts(data, steps=steps, checkpoint_every=checkpoint_every), out)
+    if not status and not (out / MODEL).exists():
+        _complete(out / MODELS / PARTS[-1], out / MODEL)
+    return status
+
+
+def _complete(trained: Path, model: Path) -> None:
+    """The trained nets in half precision, with the head that all records show."""
+    from convert.commands.transfer import transfer
+    from data.procedural.head import make_head
+    from fmv2.face.head import Head, save_head
+
+    made = make_head()
+    with tempfile.TemporaryDirectory() as scratch:
+        save_head(Head(made.model, made.surface), Path(scratch))
+        transfer([trained, Path(scratch)], model, dtype="float16")
 
 
 def parts(
