@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from convert.sources import Tensors, open_file, open_folder, safetensors_metadata
+from fmv2.assets import TINY
 from fmv2.errors import UserError
 from fmv2.face.head import is_head
 
@@ -37,7 +38,7 @@ class Base:
 
 
 EMBEDDED = Base(
-    Path(__file__).parents[1] / "fmv2" / "assets" / "tiny" / "tokenizer",
+    TINY / "tokenizer",
     {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,

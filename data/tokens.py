@@ -12,9 +12,10 @@ import tokenizers
 from jaxtyping import Bool, Int
 
 from data.schema import TOKENS
+from fmv2.assets import TINY
 from fmv2.errors import UserError
 
-EMBEDDED = Path(__file__).parents[1] / "fmv2" / "assets" / "tiny" / "tokenizer"
+EMBEDDED = TINY / "tokenizer"
 """The embedded default's own, trained on the words of the procedural world."""
 
 _FILES = ("tokenizer.json", "vocab.json")

@@ -113,7 +113,7 @@ class World:
             ]
             # Always the same number, so that one program draws them all.
             filled = causes + [causes[-1]] * (_AT_ONCE - len(some))
-            pictures = _draw(chance.stack(filled), self.size)
+            pictures = draw(chance.stack(filled), self.size)
             for i, item in enumerate(some):
                 yield self._record(item, causes[i], {k: v[i] for k, v in pictures.items()})
 
@@ -125,7 +125,7 @@ class World:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def _record(self, item: int, factors: Factors, picture: Mapping[str, np.ndarray]) -> Record:
-        regions = _Regions(picture["labels"], picture["beard"])
+        regions = Regions(picture["labels"], picture["beard"])
         classes = regions.seen(chance.named(factors.classes))
         expression = {k: float(v) for k, v in zip(EXPRESSION, factors.expression, strict=True)}
         rng = np.random.Generator(np.random.PCG64([self.seed, item, VERSION]))
@@ -153,7 +153,7 @@ class World:
             },
         )
 
-    def _caption(self, words: Any, regions: "_Regions") -> Caption:
+    def _caption(self, words: Any, regions: "Regions") -> Caption:
         shown = [phrase for phrase in words.phrases if regions.shows(phrase.region)]
         size = regions.labels.shape
         masks = [regions.mask(phrase.region) for phrase in shown]
@@ -164,7 +164,7 @@ class World:
         )
 
 
-class _Regions:
+class Regions:
     """What of a picture the words may speak of."""
 
     def __init__(self, labels: np.ndarray, beard: np.ndarray):
@@ -194,14 +194,14 @@ def _enough(mask: np.ndarray) -> bool:
     return mask.sum() >= max(_LEAST_PIXELS * mask.size, 4)
 
 
-def _draw(factors: Factors, size: int) -> dict[str, np.ndarray]:
-    """Pictures of a batch, in NumPy."""
+def draw(factors: Factors, size: int) -> dict[str, np.ndarray]:
+    """Pictures of a batch as `picture.draw` makes them, by name, in NumPy."""
     import jax  # workers' start and a plan of shards need no renderer
 
-    from data.procedural.picture import draw
+    from data.procedural import picture
 
     face_size = 112 if size < 256 else 224  # as CLIP's image towers want it
-    return jax.device_get(draw(factors, size=size, face_size=face_size))._asdict()
+    return jax.device_get(picture.draw(factors, size=size, face_size=face_size))._asdict()
 
 
 def _coefficients(factors: Factors) -> dict[str, np.ndarray]:

@@ -83,9 +83,9 @@ def test_every_phrase_has_its_pixels_and_its_tokens(records):
 
 def test_hidden_things_are_not_spoken_of():
     labels = np.zeros((SIZE, SIZE), np.uint8)
-    from data.procedural.world import _Regions
+    from data.procedural.world import Regions
 
-    nothing = _Regions(labels, np.zeros((SIZE, SIZE), bool))
+    nothing = Regions(labels, np.zeros((SIZE, SIZE), bool))
     classes = chance.named(chance.factors(0, 0, 0).classes) | {
         "earrings": "both",
         "hat": "none",

@@ -1,0 +1,1 @@
+"""The main job on the embedded default, end to end: `fmv2.quickstart` is the command."""

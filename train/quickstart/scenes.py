@@ -1,0 +1,83 @@
+"""What the trained model is asked for: people that nothing has seen, in other people's scenes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from data.procedural import chance, world
+from data.procedural.factors import CLASSES, PERSON, Factors
+from data.procedural.prompts import Prompt, prompt
+from data.procedural.world import Regions, World
+
+
+class Scenes(NamedTuple):
+    """So many held-out people, each with a picture and a scene to be put into; NumPy."""
+
+    references: UInt8[np.ndarray, "n s s 3"]
+    """A picture of each person: all that the model sees of them."""
+    reference_shadings: UInt8[np.ndarray, "n s s 3"]
+    targets: Factors
+    """The same people with the expression, pose, light and dress of others, batched."""
+    truths: UInt8[np.ndarray, "n s s 3"]
+    """How that looks."""
+    truth_shadings: UInt8[np.ndarray, "n s s 3"]
+    prompts: tuple[Prompt, ...]
+    """What is said of it."""
+    masks: tuple[Mapping[str, Bool[np.ndarray, "s s"]], ...]
+    """Where on it each region is that the prompt names."""
+
+
+def held_out(of: World, most: int) -> Scenes:
+    """Scenes of the people whom this world holds out for validation, `most` of them at most.
+
+    Each stays under the camera of their own picture, as a person who asks for another pose does.
+    """
+    shards = of.shards()
+    items = [item for shard in shards if shard.split == "validation" for item in shard.items]
+    first = {item // of.images_per_identity: item for item in reversed(items)}
+    people = sorted(first)[:most]
+    own = [chance.factors(of.seed, first[number], number) for number in people]
+    targets = [into(person, scene) for person, scene in zip(own, _others(own), strict=True)]
+    drawn = world.draw(chance.stack([*own, *targets]), of.size)
+    seen, made = ({k: v[some] for k, v in drawn.items()} for some in _halves(len(own)))
+    regions = [
+        Regions(labels, beard) for labels, beard in zip(made["labels"], made["beard"], strict=True)
+    ]
+    prompts = tuple(
+        prompt(found.seen(chance.named(target.classes)))
+        for found, target in zip(regions, targets, strict=True)
+    )
+    return Scenes(
+        references=seen["image"],
+        reference_shadings=seen["shading"],
+        targets=chance.stack(targets),
+        truths=made["image"],
+        truth_shadings=made["shading"],
+        prompts=prompts,
+        masks=tuple(
+            {phrase.region: found.mask(phrase.region) for phrase in said.worded.phrases}
+            for found, said in zip(regions, prompts, strict=True)
+        ),
+    )
+
+
+def into(person: Factors, scene: Factors) -> Factors:
+    """A person in the scene of another, before their own camera."""
+    mine = np.array([name in PERSON for name in CLASSES])
+    return dataclasses.replace(
+        scene,
+        identity=person.identity,
+        classes=np.where(mine, person.classes, scene.classes),
+        camera=person.camera,
+    )
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(count), slice(count, None)
+
+
+def _others(own: Sequence[Factors]) -> list[Factors]:
+    return [*own[1:], own[0]]
