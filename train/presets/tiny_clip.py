@@ -15,14 +15,14 @@ def tiny_clip() -> TrainConfig:
     """Begins from nothing, or goes on from the encoders of its base."""
     return part(
         Contrastive(),
-        steps=4000,
+        steps=500,
         batch_size=64,
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
             schedule="cosine",
-            warmup_steps=200,
+            warmup_steps=50,
             weight_decay=0.05,
             b2=0.98,
-            ema_decay=0.999,
+            ema_decay=0.99,
         ),
     )

@@ -17,7 +17,7 @@ def tiny_coefficients() -> TrainConfig:
     themselves."""
     return part(
         Coefficients(),
-        steps=10_000,
+        steps=3000,
         batch_size=32,
         optimizer=OptimizerConfig(
             learning_rate=1e-3,

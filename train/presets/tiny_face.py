@@ -2,7 +2,7 @@
 
     fmv2 train tiny_face --data RECORDS --out RUN
 
-Records as for tiny_vae: 3000 people with eight pictures each. Where there are others,
+Records as for tiny_vae: 1500 people with eight pictures each. Where there are others,
 `--objective.identities` says how many. Hardware: two CPU cores are enough. Time and result: not
 measured yet.
 """
@@ -19,9 +19,9 @@ def tiny_face() -> TrainConfig:
     No running mean of weights is kept: the norms' statistics are those of the weights themselves.
     """
     return part(
-        FaceEncoder(identities=3000, scale=32.0, margin=0.3),
-        steps=5000,
-        batch_size=64,
+        FaceEncoder(identities=1500, scale=32.0, margin=0.3),
+        steps=3000,
+        batch_size=32,
         optimizer=OptimizerConfig(
             learning_rate=2e-3,
             schedule="cosine",

@@ -23,7 +23,6 @@ def tiny_unet() -> TrainConfig:
         batch_size=16,
         optimizer=OptimizerConfig(
             learning_rate=5e-4,
-            schedule="cosine",
             warmup_steps=200,
             weight_decay=1e-2,
             ema_decay=0.999,
