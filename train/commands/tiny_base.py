@@ -26,24 +26,31 @@ def tiny_base(
       steps: of each part, for trying it out; their own when left out.
       checkpoint_every: steps between checkpoints; the parts' own when left out.
     """
-    from train.chain import MODELS, train_chain  # late: help needs no devices
+    from train.chain import train_chain  # late: help needs no devices
 
     status = train_chain(parts(data, steps=steps, checkpoint_every=checkpoint_every), out)
     if not status and not (out / MODEL).exists():
-        _complete(out / MODELS / PARTS[-1], out / MODEL)
+        _complete(out, f"fmv2 train tiny-base --data {Path(data).name} --out {out.name}")
     return status
 
 
-def _complete(trained: Path, model: Path) -> None:
-    """The trained nets in half precision, with the head that all records show."""
+def _complete(out: Path, command: str) -> None:
+    """The trained nets in half precision, with the head that all records show, and their recipe."""
     from convert.commands.transfer import transfer
     from data.procedural.head import make_head
     from fmv2.face.head import Head, save_head
+    from train.chain import MODELS
+    from train.recipe import recipe
 
     made = make_head()
-    with tempfile.TemporaryDirectory() as scratch:
-        save_head(Head(made.model, made.surface), Path(scratch))
-        transfer([trained, Path(scratch)], model, dtype="float16")
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        head, model = Path(scratch) / "head", Path(scratch) / MODEL
+        head.mkdir()
+        save_head(Head(made.model, made.surface), head)
+        transfer([out / MODELS / PARTS[-1], head], model, dtype="float16")
+        with (model / "README.md").open("a") as card:
+            card.write(recipe([out / part for part in PARTS], command))
+        model.replace(out / MODEL)
 
 
 def parts(
