@@ -5,7 +5,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,7 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
     for name, config in read_json(run, step, NETS).items():
         if name not in COMPONENTS:  # of use in training alone, see `train.heads`
             continue
-        leaves = {
-            path.removeprefix(prefix): path
-            for group in groups
-            for path in shapes
-            if path.startswith(prefix := f"{group}{name}.")
-        }
+        leaves = _leaves(shapes, groups, name)
         tensors = _under_torch_names(folder, leaves, shapes, _table(name, config))
         # Adapter and ArcFace have no config.json: their shapes are all in their tensors.
         stated = None if name in ("adapter", "face_encoder") else config
@@ -114,6 +109,23 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
     weights = "running mean of the weights" if averaged else "weights as they are"
     base = EMBEDDED if read_json(run, step, CONFIG)["base"] is None else None
     return Source(run, f"training run, step {step}, {weights}", parts, base)
+
+
+def arrays(run: Path, name: str, *, step: int | None = None) -> dict[str, np.ndarray]:
+    """The weights as they are and the running statistics of one net that a run has trained, by
+    their paths in the net. It may be one that is in no model folder, see `train.heads`.
+
+    Raises:
+      UserError: there is no such checkpoint, or no such net in it.
+    """
+    step = choose(run, step)
+    nets = read_json(run, step, NETS)
+    if name not in nets:
+        raise UserError(f"{run}: this run trains no {name}, but {', '.join(nets)}")
+    folder = epath.Path(run) / CHECKPOINTS / str(step) / STATE
+    leaves = _leaves(_shapes(folder), ("params.", "stats."), name)
+    held = _Arrays(folder, tuple(leaves.values()))
+    return {leaf: held.take(path) for leaf, path in leaves.items()}
 
 
 def base_of(run: Path, step: int | None = None) -> Path | None:
@@ -129,6 +141,16 @@ def _shapes(folder: epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
     return {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)
         for name, array in metadata.tree.items()
+    }
+
+
+def _leaves(names: Iterable[str], groups: Iterable[str], net: str) -> dict[str, str]:
+    """Of a net's paths in these groups of a checkpoint, those in the checkpoint."""
+    return {
+        path.removeprefix(prefix): path
+        for group in groups
+        for path in names
+        if path.startswith(prefix := f"{group}{net}.")
     }
 
 

@@ -42,6 +42,7 @@ PRESETS = {
     "tiny-face": "The embedded default's face encoder.",
     "tiny-coefficients": "The embedded default's coefficient encoder.",
     "tiny-unet": "The embedded default's U-Net.",
+    "tiny-scorer": "The net that scores what the embedded default draws.",
     "sd15": "Face-MakeUpV2 on Stable Diffusion 1.5, its known defects mended.",
     "sd15-upstream": "The published objective, for comparing with the original.",
     "sd15-pod": "sd15 on a TPU pod.",
@@ -66,6 +67,10 @@ COMMANDS = Group(
                 "to-diffusers": Command(
                     "convert.commands.to_diffusers:to_diffusers",
                     "Write a folder that stock diffusers loads.",
+                ),
+                "to-scorer": Command(
+                    "convert.commands.to_scorer:to_scorer",
+                    "Write the folder of a scorer that a run has trained.",
                 ),
                 "verify": Command(
                     "convert.commands.verify:verify",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data.procedural.factors import CLASSES
 from data.schema import COEFFICIENTS, MASKS, TOKENS, Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.parallel import batch_sharding, shardings, under
@@ -109,7 +110,8 @@ def abstract_batch(config: TrainConfig, shapes: Shapes) -> Batch:
             name: field(jnp.float32, *shape) for name, (shape, _) in COEFFICIENTS.items()
         }
     if "factors" in objective.extras:
-        optional["factors"] = {"identity": field(jnp.int32)}
+        named = ("identity", *CLASSES, "emotion")
+        optional["factors"] = {name: field(jnp.int32) for name in named}
     flag = field(jnp.bool_)
     return Batch(
         index=field(jnp.int32),

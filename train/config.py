@@ -17,11 +17,12 @@ from train.objectives.coefficients import Coefficients
 from train.objectives.contrastive import Contrastive
 from train.objectives.face_encoder import FaceEncoder
 from train.objectives.face_makeup import FaceMakeUp
+from train.objectives.scorer import Scorer
 from train.objectives.text_to_image import TextToImage
 from train.objectives.vae import VAE
 from train.optimizer import OptimizerConfig
 
-Objectives = FaceMakeUp | VAE | TextToImage | Contrastive | FaceEncoder | Coefficients
+Objectives = FaceMakeUp | VAE | TextToImage | Contrastive | FaceEncoder | Coefficients | Scorer
 
 CHANGEABLE = (
     *("data", "out", "base", "steps", "mesh", "hosts", "workers", "report"),

@@ -1,6 +1,7 @@
-"""What learns beside a net and is of no use afterwards: in checkpoints, and in no model folder.
+"""What a run may train that is no part of a model: in checkpoints, and in no model folder.
 
-A run's objective names them among what it trains, like components of the model.
+Heads are of no use once the net beside them has learnt; the scorer judges models, and has a folder
+of its own. A run's objective names them among what it trains, like components of the model.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from convert.components import COMPONENTS
+from fmv2.metrics.scorer import Scorer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class ContrastHead(nnx.Module):
         return jnp.exp(jnp.minimum(self.log_scale[...].astype(jnp.float32), math.log(100)))
 
 
-HEADS = {"class_centers": ClassCenters, "contrast_head": ContrastHead}
+HEADS = {"class_centers": ClassCenters, "contrast_head": ContrastHead, "scorer": Scorer}
 
 
 def net_class(name: str) -> Any:

@@ -67,6 +67,11 @@ class CoefficientEncoderConfig:
         if faults:
             raise UserError("coefficient encoder config: " + "; ".join(faults))
 
+    @property
+    def features(self) -> int:
+        """Numbers that the ResNet makes of a crop."""
+        return _EXPANSION * self.widths[-1]
+
     @classmethod
     def deca(cls) -> Self:
         """DECA's: 25,848,108 parameters."""
@@ -179,7 +184,7 @@ class CoefficientEncoder(nnx.Module):
         options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config = config
         self.encoder = ResNet(config, **options)
-        self.hidden = nnx.Linear(_EXPANSION * config.widths[-1], config.hidden_size, **options)
+        self.hidden = nnx.Linear(config.features, config.hidden_size, **options)
         self.out = nnx.Linear(config.hidden_size, sum(COUNTS), **options)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Coefficients:

@@ -1,0 +1,1 @@
+"""How well pictures do what they were asked to: the exact measures of the procedural world."""

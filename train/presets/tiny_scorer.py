@@ -1,0 +1,33 @@
+"""The net that scores what the embedded default draws: all that is to be seen in a picture of 128².
+
+    fmv2 train tiny_scorer --data RECORDS --out RUN
+    fmv2 convert to-scorer RUN SCORER
+
+Records as for tiny_vae, of which half are enough. It is no part of the base, and its seed is its
+own. Hardware: two CPU cores are enough. Time and result: not measured yet.
+"""
+
+import dataclasses
+
+from train.config import TrainConfig
+from train.objectives.scorer import Scorer
+from train.optimizer import OptimizerConfig
+from train.presets.tiny_base import part
+
+
+def tiny_scorer() -> TrainConfig:
+    """No running mean of weights is kept: the norms' statistics are those of the weights
+    themselves."""
+    config = part(
+        Scorer(),
+        steps=3000,
+        batch_size=32,
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            schedule="cosine",
+            warmup_steps=200,
+            weight_decay=1e-2,
+            ema_decay=None,
+        ),
+    )
+    return dataclasses.replace(config, seed=20)
