@@ -19,6 +19,7 @@ TRUNK = dataclasses.replace(
     CoefficientEncoderConfig.tiny(), layers=(1, 1, 1, 1), widths=(4, 4, 4, 6), image_size=32
 )
 TINY = Scorer(trunk=TRUNK, softened=0.0, noise=0.0, gain=0.0)
+CAMERA = np.array([6.2, 0.01, 0.0], "f")
 TERMS = ("shape", "expression", "pose", "camera", "light", "classes")
 
 
@@ -29,7 +30,8 @@ def pictures(count=8):
         name: 0.5 * rng.normal(size=(count, *shape)).astype(np.float32)
         for name, (shape, _) in COEFFICIENTS.items()
     }
-    wanted["camera"][:, 0] += 6
+    # As far apart as the world's.
+    wanted["camera"] = wanted["camera"] * np.array([0.6, 0.012, 0.012], "f") + CAMERA
     labels = {**CLASSES, "emotion": EMOTIONS}
     factors = {
         name: rng.integers(len(found), size=count).astype(np.int32)
