@@ -37,7 +37,7 @@ from data.geometry import resize, shrink_masks
 from data.loader import Loader, LoaderConfig
 from data.schema import Schema
 from data.shards import Shard, write
-from data.tokens import EMBEDDED, Tokens
+from fmv2.tokens import EMBEDDED, Tokens
 
 CAPTIONS = {
     "attribute": "a woman with long red hair, round glasses and a blue hat",

@@ -15,7 +15,7 @@ from data.codec import decode, unpack_masks
 from data.dataset import Records
 from data.drawing import COLORS, FAINT, TILE, fit, font, left, page, top, words, write_words
 from data.schema import CAPTION_KINDS
-from data.tokens import Tokens
+from fmv2.tokens import Tokens
 
 _COLUMNS = ("image, landmarks", "attribute masks", "emotion masks", "shading", "aligned face")
 

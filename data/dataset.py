@@ -12,8 +12,8 @@ from google.protobuf import json_format
 
 from data.quiet_tfds import tfds
 from data.schema import OPTIONAL, REQUIRED, VERSION, Schema, schema_of
-from data.tokens import Tokens
 from fmv2.errors import UserError
+from fmv2.tokens import Tokens
 
 UNFINISHED = ".building"
 """The folder that a data set has while it is being written, see `data.shards`."""

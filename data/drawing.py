@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from data.tokens import Tokens
+from fmv2.tokens import Tokens
 
 Color = tuple[int, int, int]
 

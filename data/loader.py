@@ -24,8 +24,8 @@ from data.dataset import Dataset, Records
 from data.geometry import MaskResize
 from data.sample import Dice, Drops, Sampler, sides
 from data.schema import Batch
-from data.tokens import Tokens
 from fmv2.errors import UserError
+from fmv2.tokens import Tokens
 
 Extra = Literal["labels", "coefficients", "latent_moments", "factors"]
 

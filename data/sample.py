@@ -17,7 +17,7 @@ from data.geometry import (
     shrink_masks,
 )
 from data.schema import CAPTION_KINDS, COEFFICIENTS, MASKS, TOKENS, Batch
-from data.tokens import Tokens
+from fmv2.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

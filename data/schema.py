@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import jax
 import numpy as np
 
+from fmv2.tokens import TOKENS
+
 VERSION = "1.0.0"
 """Of the record's form, as TFDS writes it. A major step cannot be read by older code."""
-
-TOKENS = 77
-"""Positions of CLIP's text encoder, the start token included."""
 
 MASKS = 8
 """Phrases of one caption that may have a mask: the bits of a byte."""

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from data.codec import decode, unpack_masks
 from data.dataset import Dataset
 from data.schema import CAPTION_KINDS
-from data.tokens import Tokens
+from fmv2.tokens import Tokens
 
 
 class Spread(NamedTuple):

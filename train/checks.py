@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from convert import runs
 from convert.folder import Assembly
 from data.dataset import Dataset, open_dataset
-from data.tokens import EMBEDDED, Tokens
 from fmv2.errors import UserError
 from fmv2.parallel import agree, batch_ways, initialize_distributed, make_mesh
+from fmv2.tokens import EMBEDDED, Tokens
 from train.config import CHANGEABLE, TrainConfig, fixed_fields, to_dict
 from train.nets import Shapes, describe, open_base
 

@@ -17,9 +17,9 @@ from data.dataset import Dataset
 from data.loader import Loader, LoaderConfig
 from data.sample import Drops
 from data.schema import Batch
-from data.tokens import Tokens
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.parallel import batch_sharding, shardings
+from fmv2.tokens import Tokens
 from train.abstract import face_size, initial_state, jit_step
 from train.checks import check
 from train.config import TrainConfig

@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 
 from data.drawing import fit, glowing, left, page, top, words, write_words
 from data.schema import Batch
-from data.tokens import Tokens
 from fmv2.diffusion.guidance import guide
 from fmv2.diffusion.samplers import ddim
 from fmv2.diffusion.sampling import sample
 from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.inputs import shading_input
 from fmv2.parallel import under
+from fmv2.tokens import Tokens
 from train.objectives.face_makeup import FaceMakeUp
-from train.objectives.inputs import shading_input
 from train.run import TRAIN, VALIDATION, Run
 from train.step import TrainState
 from train.validate import averaged

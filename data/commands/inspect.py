@@ -12,8 +12,8 @@ from data import console, contact_sheet, statistics
 from data.dataset import Dataset, open_dataset
 from data.schema import CAPTION_KINDS
 from data.statistics import Spread, Statistics
-from data.tokens import EMBEDDED, Tokens
 from fmv2.errors import UserError
+from fmv2.tokens import EMBEDDED, Tokens
 
 _MOST = 1000
 """Records that statistics look at: a large data set would take hours."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from data import beam, console, shards
-from data.tokens import EMBEDDED
 from fmv2.errors import UserError
+from fmv2.tokens import EMBEDDED
 
 
 def synth(

@@ -3,7 +3,7 @@
     python -m data.procedural.vocabulary OUT
 
 writes the files of a Stable Diffusion's `tokenizer` folder, always the same. Those of this
-project's own are in `data.tokens.EMBEDDED`; where the grammar has gained words, they are to be
+project's own are in `fmv2.tokens.EMBEDDED`; where the grammar has gained words, they are to be
 written anew, and what was trained with the old ones is to be trained again.
 """
 

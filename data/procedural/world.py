@@ -17,9 +17,9 @@ from data.procedural.head import EXPRESSIONS, SHAPES
 from data.procedural.words import attribute_caption, emotion_caption
 from data.schema import Factor, Schema
 from data.shards import Shard
-from data.tokens import Tokens
 from fmv2.face.labels import NUMBER
 from fmv2.face.regions import region_mask
+from fmv2.tokens import Tokens
 
 VERSION = 1
 """Of this world: the same version, seed and item make the same picture."""

@@ -10,9 +10,9 @@ from jaxtyping import Bool
 
 from data.codec import Caption, Record, encode_png
 from data.schema import MASKS, TOKENS
-from data.tokens import Tokens
 from data.upstream import embedding, pictures
 from data.upstream.layout import BadItem, Captioned, Item
+from fmv2.tokens import Tokens
 
 TOKENS_OUTSIDE = "token indices that their caption does not reach, dropped"
 MASKS_WITHOUT_TOKENS = "masks none of whose token indices their caption reaches, dropped"

@@ -16,12 +16,12 @@ from etils import epath
 from data.codec import Record
 from data.schema import Schema
 from data.shards import Mended, Shard, Skipped
-from data.tokens import Tokens
 from data.upstream import index, layout
 from data.upstream.index import Index
 from data.upstream.layout import BadItem
 from data.upstream.records import Roots, make
 from fmv2.errors import UserError
+from fmv2.tokens import Tokens
 
 SHARD_ITEMS = 512
 """Items of a shard, on average: about 100 MiB at 512²."""

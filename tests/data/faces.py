@@ -24,7 +24,7 @@ EVERYTHING = Schema(
 
 
 class Words:
-    """A tokenizer of whole words, with the manners of `data.tokens.Tokens`."""
+    """A tokenizer of whole words, with the manners of `fmv2.tokens.Tokens`."""
 
     def __init__(self, words: tuple[str, ...] = WORDS):
         self.words = words

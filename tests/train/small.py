@@ -13,13 +13,13 @@ from convert.folder import Model, write
 from convert.random_model import stable_diffusion
 from data.codec import Record
 from data.schema import Schema
-from data.tokens import Tokens
 from fmv2.models.abstract import abstract
 from fmv2.models.arcface import ArcFaceConfig
 from fmv2.models.clip_text import CLIPTextConfig
 from fmv2.models.clip_vision import CLIPVisionConfig
 from fmv2.models.unet import UNetConfig
 from fmv2.models.vae import AutoencoderKLConfig
+from fmv2.tokens import Tokens
 from tests.data.faces import face_record, write_dataset
 
 IMAGE_SIZE = 64

@@ -8,9 +8,9 @@ import pytest
 from convert import runs
 from convert.folder import assemble, read
 from convert.kinds import identify
-from data.tokens import EMBEDDED, Tokens
 from fmv2.models.arcface import ArcFaceConfig
 from fmv2.models.vae import AutoencoderKLConfig
+from fmv2.tokens import EMBEDDED, Tokens
 from tests.data.faces import EVERYTHING, face_record, write_dataset
 from train.chain import MODELS, train_chain
 from train.config import ReportConfig, TrainConfig

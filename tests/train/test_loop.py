@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.tokens import Tokens
 from fmv2.errors import UserError
+from fmv2.tokens import Tokens
 from tests.data.faces import write_dataset
 from tests.train.test_exactness import digest_of
 from tests.train.toy import Toy, toy_run, write_inputs

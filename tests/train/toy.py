@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from convert.folder import Model, write
 from convert.random_model import stable_diffusion
+from fmv2.inputs import image_input, resize
 from fmv2.models.arcface import ArcFaceConfig
 from tests.train.small import IMAGE_SIZE, SCHEDULER, write_records
 from train.config import ReportConfig, TrainConfig
-from train.objectives.inputs import image_input, resize
 from train.optimizer import OptimizerConfig
 
 ARCFACE = ArcFaceConfig(layers=(1, 1, 1, 1), widths=(2, 2, 2, 2), embedding_size=8, image_size=16)

@@ -19,8 +19,8 @@ from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.face.flame import rotation_matrices
 from fmv2.face.shading import BASIS_SCALES
+from fmv2.inputs import resize, shading_input
 from fmv2.models.coefficient_encoder import CoefficientEncoderConfig
-from train.objectives.inputs import resize, shading_input
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Float
 
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
+from fmv2.inputs import clip_input
 from fmv2.models.clip_text import CLIPTextConfig
 from fmv2.models.clip_vision import CLIPVisionConfig
 from train.heads import ContrastHeadConfig
-from train.objectives.inputs import clip_input
 
 Metrics = dict[str, Float[Array, ""]]
 

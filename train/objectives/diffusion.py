@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from data.loader import Extra
 from data.schema import Batch
+from fmv2.inputs import image_input
 from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig, Moments
-from train.objectives.inputs import image_input
 
 LatentSource = Literal["vae", "record"]
 """Encode the picture at each step, or read the VAE's moments from the record."""

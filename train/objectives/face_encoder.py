@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
+from fmv2.inputs import image_input, resize
 from fmv2.models.arcface import ArcFaceConfig, normalize
 from train.heads import ClassCentersConfig
-from train.objectives.inputs import image_input, resize
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -17,6 +17,7 @@ from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.face.align import TEMPLATE, crop_face
+from fmv2.inputs import clip_input, image_input, keep, resize, shading_input
 from fmv2.models.arcface import normalize
 from fmv2.models.id_adapter import IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig
@@ -35,7 +36,6 @@ from train.objectives.diffusion import (
     latent_extras,
     scaled_latents,
 )
-from train.objectives.inputs import clip_input, image_input, keep, resize, shading_input
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
+from fmv2.inputs import image_input
 from fmv2.models.vae import AutoencoderKLConfig, Moments
-from train.objectives.inputs import image_input
 
 Metrics = dict[str, Float[Array, ""]]
 

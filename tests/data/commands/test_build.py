@@ -14,8 +14,8 @@ import torch
 
 from data.codec import decode
 from data.quiet_tfds import tfds
-from data.tokens import Tokens
 from fmv2.cli import main
+from fmv2.tokens import Tokens
 from tests.data.upstream.layouts import (
     ROOTS,
     box,

@@ -3,8 +3,8 @@
 import pytest
 
 from data.quiet_tfds import tfds
-from data.tokens import EMBEDDED, Tokens
 from fmv2.cli import main
+from fmv2.tokens import EMBEDDED, Tokens
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from data.procedural import chance
 from data.procedural.factors import ATTRIBUTES
 from data.procedural.prompts import NAMED, prompt
-from data.tokens import EMBEDDED, Tokens
+from fmv2.tokens import EMBEDDED, Tokens
 
 
 def test_every_attribute_is_named():

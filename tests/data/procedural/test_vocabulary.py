@@ -11,8 +11,8 @@ from transformers import CLIPTokenizer
 from data.geometry import flip_words
 from data.procedural import vocabulary
 from data.sample import sides
-from data.tokens import EMBEDDED, Tokens
 from fmv2.errors import UserError
+from fmv2.tokens import EMBEDDED, Tokens
 from tests.data.procedural.pictures import COUNT, told
 
 

@@ -10,9 +10,9 @@ from data.procedural.head import make_head
 from data.procedural.scene import make_scene, place
 from data.procedural.world import World
 from data.schema import CAPTION_KINDS
-from data.tokens import EMBEDDED, Tokens
 from fmv2.face.regions import REGIONS, region_mask
 from fmv2.face.render import render
+from fmv2.tokens import EMBEDDED, Tokens
 
 SIZE = 64
 

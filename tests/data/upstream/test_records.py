@@ -12,9 +12,9 @@ from etils import epath
 from PIL import Image
 
 from data.codec import decode
-from data.tokens import Tokens
 from data.upstream import layout, records
 from data.upstream.layout import BadItem
+from fmv2.tokens import Tokens
 from tests.data.upstream.layouts import (
     ROOTS,
     box,

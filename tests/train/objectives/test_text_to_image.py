@@ -8,12 +8,12 @@ import pytest
 from flax import nnx
 
 from fmv2.errors import UserError
+from fmv2.inputs import image_input
 from fmv2.models.clip_text import CLIPTextConfig
 from fmv2.models.unet import UNetConfig
 from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig
 from tests.train.batches import changed, face_batch
 from tests.train.objectives.learning import SCHEDULE, fresh_nets, learn, mean, unmoved
-from train.objectives.inputs import image_input
 from train.objectives.text_to_image import TextToImage
 
 TINY = TextToImage(

@@ -11,8 +11,8 @@ import tyro
 from flax import nnx
 
 from convert.components import COMPONENTS
-from data.tokens import EMBEDDED, Tokens
 from fmv2.models.abstract import abstract
+from fmv2.tokens import EMBEDDED, Tokens
 from train.config import TrainConfig
 from train.heads import HEADS, net_class
 from train.presets.tiny import tiny

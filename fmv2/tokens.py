@@ -11,9 +11,11 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
-from data.schema import TOKENS
 from fmv2.assets import TINY
 from fmv2.errors import UserError
+
+TOKENS = 77
+"""Positions of CLIP's text encoder, the start token included."""
 
 EMBEDDED = TINY / "tokenizer"
 """The embedded default's own, trained on the words of the procedural world."""

@@ -6,9 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from data.schema import TOKENS
-from data.tokens import EMBEDDED, Tokens
 from fmv2.errors import UserError
+from fmv2.tokens import EMBEDDED, TOKENS, Tokens
 from tests.data.upstream.layouts import write_tokenizer
 
 

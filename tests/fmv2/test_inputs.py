@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from transformers import CLIPImageProcessorPil
 
-from train.objectives.inputs import clip_input, image_input, keep, resize, shading_input
+from fmv2.inputs import clip_input, image_input, keep, resize, shading_input
 
 
 def pixels(side):
