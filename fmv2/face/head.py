@@ -8,21 +8,23 @@ in it, and none is read.
 
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from fmv2.errors import UserError
-from fmv2.face.flame import HeadModel, triangles_within
+from fmv2.face.flame import HeadModel, skin, triangles_within
 from fmv2.face.flame_file import load_flame, load_flame_masks, load_landmarks
 from fmv2.face.labels import NUMBER
-from fmv2.face.render import Surface
+from fmv2.face.render import Rendering, Surface, render
 
 FILE = "head.npz"
 FLAME_FILES = ("generic_model.pkl", "FLAME_masks.pkl", "landmark_embedding.npy")
 """Of FLAME's authors and DECA's, under their licences: brought by the user."""
 
+_ROOT, _JAW = 0, 2  # among FLAME's joints
 _MODEL = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "faces")
 _SURFACE = ("faces", "labels", "landmark_corners", "landmark_barycentrics")
 _OTHERS = ("parents", "expression_offset")
@@ -34,6 +36,33 @@ class Head(NamedTuple):
 
     model: HeadModel
     surface: Surface
+
+
+def render_head(
+    head: Head,
+    shape: Float[Array, "s"],
+    expression: Float[Array, "e"],
+    pose: Float[Array, "6"],
+    camera: Float[Array, "3"],
+    light: Float[Array, "9 3"],
+    *,
+    size: int,
+) -> Rendering:
+    """The head that DECA's coefficients tell of, in a square picture that is the camera's crop.
+
+    Args:
+      head: the model, and what of it is drawn.
+      shape: identity, as for `fmv2.face.flame.skin`.
+      expression: likewise.
+      pose: head rotation, then the jaw's: axis times angle in radians.
+      camera: see `fmv2.face.camera.project`.
+      light: see `fmv2.face.shading.shade`.
+      size: pixels of the picture's side.
+    """
+    joints = jnp.zeros((len(head.model.parents), 3))
+    joints = joints.at[_ROOT].set(pose[:3]).at[_JAW].set(pose[3:])
+    vertices = skin(head.model, shape, expression, joints)
+    return render(vertices, head.surface, camera, light, size=(size, size))
 
 
 def is_head(folder: Path) -> bool:
@@ -52,10 +81,11 @@ def load_head(folder: Path) -> Head:
 
 def save_head(head: Head, folder: Path) -> None:
     """Writes `head.npz` into a folder that is there; `load_head` gives the same bits."""
-    arrays = {f"model.{name}": getattr(head.model, name) for name in _MODEL}
+    arrays: dict[str, Any] = {f"model.{name}": getattr(head.model, name) for name in _MODEL}
     arrays |= {f"surface.{name}": getattr(head.surface, name) for name in _SURFACE}
     arrays |= {name: getattr(head.model, name) for name in _OTHERS}
-    np.savez_compressed(folder / FILE, **{k: np.asarray(v) for k, v in arrays.items()})
+    packed = {k: np.asarray(v) for k, v in arrays.items()}
+    np.savez_compressed(folder / FILE, allow_pickle=False, **packed)
 
 
 def _load_archive(path: Path) -> Head:

@@ -13,6 +13,15 @@ FACING_LIMIT = 0.15
 
 BASIS_SCALES = (0.282095, *[1.023327] * 3, *[0.858086] * 3, 0.429043, 0.247708)
 
+BASIS_POWERS = tuple(
+    scale**2 * square
+    for scale, square in zip(
+        BASIS_SCALES, (1, *[1 / 3] * 3, *[1 / 15] * 3, 4 / 15, 4 / 5), strict=True
+    )
+)
+"""Mean square of each basis function, with its scale, over all directions. Any two are orthogonal:
+what a light's coefficients add to the mean square of what falls on surfaces is theirs alone."""
+
 
 def vertex_normals(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"]) -> Float[Array, "v 3"]:
     """Unit normals: the sum over each vertex's triangles, weighted by area; zero where none is."""

@@ -11,23 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.face.flame import rotation_matrices
-from fmv2.face.shading import BASIS_SCALES
+from fmv2.face.shading import BASIS_POWERS
 from fmv2.inputs import resize, shading_input
 from fmv2.models.coefficient_encoder import CoefficientEncoderConfig
 
 Metrics = dict[str, Float[Array, ""]]
 
 _TERMS = ("shape", "expression", "pose", "camera", "light")
-# Mean over all directions of [1, x, y, z, xy, xz, yz, x² - y², 3z² - 1], squared; any two of them
-# are orthogonal.
-_BASIS_SQUARES = np.array([1, *[1 / 3] * 3, *[1 / 15] * 3, 4 / 15, 4 / 5])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,5 +119,5 @@ def light_loss(found: Float[Array, "b 9 3"], wanted: Float[Array, "b 9 3"]) -> F
 
     By the orthogonality of the harmonics it needs no normals: each error counts by its own square.
     """
-    weight = jnp.asarray(np.square(BASIS_SCALES) * _BASIS_SQUARES, jnp.float32)
+    weight = jnp.asarray(BASIS_POWERS, jnp.float32)
     return (jnp.square(found - wanted) * weight[None, :, None]).sum(axis=1).mean()
