@@ -33,10 +33,11 @@ from jax.sharding import SingleDeviceSharding
 
 from data.codec import Caption, Record, decode, encode_jpeg, encode_png
 from data.dataset import Dataset, open_dataset
-from data.geometry import resize, shrink_masks
+from data.geometry import shrink_masks
 from data.loader import Loader, LoaderConfig
 from data.schema import Schema
 from data.shards import Shard, write
+from fmv2.pictures import resize
 from fmv2.tokens import EMBEDDED, Tokens
 
 CAPTIONS = {

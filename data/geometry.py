@@ -2,9 +2,8 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -17,50 +16,6 @@ MaskResize = Literal["area", "bilinear"]
 _MIRRORED_LABELS = np.array(mirrored(), np.uint8)
 _LOWEST_OF_EIGHT = np.uint64(0x0101010101010101)
 _MIRRORED_POINTS = (1, 0, 2, 4, 3)  # eyes and corners of the mouth change sides, the nose stays
-
-
-class Window(NamedTuple):
-    """The centred square of a picture, which becomes `size` pixels wide.
-
-    The crop comes first and at whole pixels: what is cut off is never resampled, and masks can be
-    averaged from their own pixels. Where `side` is `size` nothing is resampled at all.
-    """
-
-    top: int
-    left: int
-    side: int
-    size: int
-
-    @classmethod
-    def of(cls, height: int, width: int, size: int) -> "Window":
-        side = min(height, width)
-        return cls((height - side) // 2, (width - side) // 2, side, size)
-
-    def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """The square at its own resolution."""
-        return pixels[self.top : self.top + self.side, self.left : self.left + self.side]
-
-    def picture(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
-        return resize(self.cut(pixels), self.size)
-
-    def labels(self, labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "size size"]:
-        """Each pixel the label at its centre: labels do not mix."""
-        place = ((np.arange(self.size) + 0.5) * self.side / self.size).astype(int)
-        return self.cut(labels)[np.ix_(place, place)]
-
-    def landmarks(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Pixel centres are at whole numbers, so that corners, not centres, scale. NaN stays."""
-        moved = points - np.array([self.left, self.top], np.float32)
-        scaled = (moved + 0.5) * (self.size / self.side) - 0.5
-        return scaled.astype(np.float32)
-
-
-def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A square picture at another size: averaged when it shrinks, interpolated when it grows."""
-    if len(pixels) == size:
-        return pixels
-    how = cv2.INTER_AREA if len(pixels) > size else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (size, size), interpolation=how)
 
 
 def shrink_masks(

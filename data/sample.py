@@ -9,14 +9,13 @@ import numpy as np
 from data.codec import decode
 from data.geometry import (
     MaskResize,
-    Window,
     flip_labels,
     flip_landmarks,
     flip_words,
-    resize,
     shrink_masks,
 )
 from data.schema import CAPTION_KINDS, COEFFICIENTS, MASKS, TOKENS, Batch
+from fmv2.pictures import Window, resize
 from fmv2.tokens import Tokens
 
 

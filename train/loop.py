@@ -15,12 +15,13 @@ from rich.console import Console
 
 from convert import runs
 from data.dataset import Dataset
+from fmv2.fingerprint import fingerprint
 from fmv2.parallel import initialize_distributed
 from train.checkpoint import About, Checkpoints, digest, good
 from train.checks import check_inputs, fingerprints
 from train.config import TrainConfig, to_dict
 from train.report import Report
-from train.run import TRAIN, Run, fingerprint, prepare
+from train.run import TRAIN, Run, prepare
 from train.samples import make_sampler
 from train.step import Metrics
 from train.stop import Stop

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from data.drawing import fit, glowing, left, page, top, words, write_words
 from data.schema import Batch
-from fmv2.diffusion.guidance import guide
+from fmv2.denoise import Channels, denoiser, look, paint, phrase_maps
 from fmv2.diffusion.samplers import ddim
 from fmv2.diffusion.sampling import sample
 from fmv2.diffusion.schedule import NoiseSchedule
@@ -27,9 +27,6 @@ from train.validate import averaged
 
 STEPS = 25
 GUIDANCE_SCALE = 5.0
-_LOOK_AT = 0.4
-"""Where in the schedule the maps are taken: late enough for a layout, early enough to need text."""
-
 _COLUMNS = ("record", "shading", "aligned face", "sample", "attention")
 _NEEDED = {"unet", "vae", "text_encoder"}
 
@@ -91,49 +88,21 @@ def draw(
       schedule: of the base model.
       key: for the first noise.
     """
-    unet, vae = nets["unet"], nets["vae"]
-    count, size = len(batch.image), batch.image.shape[1]
-    ids = jnp.concatenate([jnp.broadcast_to(empty_ids, batch.input_ids.shape), batch.input_ids])
-    context = nets["text_encoder"](ids).last_hidden_state
-    tokens = _guided_tokens(objective, nets, batch)
-    shading = shading_input(batch.shading)
-
-    def predict(latents, timestep, half, attention_at=()):
-        """Both halves of guidance, or the second alone."""
-        times = jnp.broadcast_to(timestep, latents.shape[:1])
-        given: dict[str, Any] = {"attention_at": attention_at}
-        if tokens is not None:
-            maps = jnp.concatenate([shading] * (len(latents) // count))
-            residuals = nets["shadingnet"](latents, times, tokens[half], maps)
-            given |= {"adapter": nets["adapter"], "id_tokens": tokens[half]}
-            given |= {"residuals": residuals}
-        return unet(latents, times, context[half], **given)
-
-    def denoise(latents, timestep):
-        both = predict(jnp.concatenate([latents, latents]), timestep, slice(None)).noise
-        return guide(*jnp.split(both, 2), scale=GUIDANCE_SCALE)
+    vae, count, size = nets["vae"], len(batch.image), batch.image.shape[1]
+    ids = jnp.stack([jnp.broadcast_to(empty_ids, batch.input_ids.shape), batch.input_ids], axis=1)
+    states = nets["text_encoder"](ids.reshape(-1, ids.shape[-1])).last_hidden_state
+    channels = Channels(states.reshape(count, 2, *states.shape[1:]))
+    if isinstance(objective, FaceMakeUp):
+        tokens = _guided_tokens(objective, nets, batch)
+        channels = channels._replace(id_tokens=tokens, shading=shading_input(batch.shading))
 
     steps = ddim(schedule, STEPS)
     side = size // vae.config.downscale
-    noise = jax.random.normal(key, (count, side, side, unet.config.in_channels))
+    noise = jax.random.normal(key, (count, side, side, nets["unet"].config.in_channels))
+    denoise = denoiser(nets, channels, GUIDANCE_SCALE)
     latents = sample(denoise, steps.initial_latents(noise), steps)
-    pixels = vae.decode(vae.config.unscale(latents)).astype(jnp.float32)
-    images = jnp.clip(jnp.round((pixels + 1) * 127.5), 0, 255).astype(jnp.uint8)
-
-    timestep = jnp.full(count, int(_LOOK_AT * schedule.num_train_timesteps))
-    noisy = schedule.add_noise(latents, noise, timestep)
-    seen = predict(noisy, timestep, slice(count, None), (size // 16,)).attention
-    return Samples(images, phrase_maps(seen, batch))
-
-
-def phrase_maps(attention: Mapping[int, Array], batch: Batch) -> Float[Array, "b k g g"]:
-    """Attention of each phrase's tokens, the mean over layers and heads, the largest of a map 1."""
-    mean = jnp.mean(jnp.stack([maps.mean(axis=1) for maps in attention.values()]), axis=0)
-    of_phrase = jnp.einsum("bqt,bkt->bkq", mean, batch.token_mask.astype(jnp.float32))
-    side = round(of_phrase.shape[-1] ** 0.5)
-    largest = of_phrase.max(axis=-1, keepdims=True)
-    of_phrase = of_phrase / jnp.maximum(largest, 1e-12)
-    return of_phrase.reshape(*of_phrase.shape[:2], side, side)
+    seen = look(nets, channels, latents, noise, schedule)
+    return Samples(paint(vae, latents), phrase_maps(seen, batch.token_mask))
 
 
 def sheet(samples: Any, batch: Any, tokens: Tokens) -> UInt8[np.ndarray, "h w 3"]:
@@ -157,11 +126,9 @@ def sheet(samples: Any, batch: Any, tokens: Tokens) -> UInt8[np.ndarray, "h w 3"
 
 
 def _guided_tokens(
-    objective: Any, nets: Mapping[str, Any], batch: Batch
-) -> Float[Array, "2b n d"] | None:
-    """ID tokens without identity, then with it; None for a model without adapter."""
-    if not isinstance(objective, FaceMakeUp):
-        return None
+    objective: FaceMakeUp, nets: Mapping[str, Any], batch: Batch
+) -> Float[Array, "b 2 n d"]:
+    """ID tokens without identity, then with it."""
     nothing = jnp.zeros_like(batch.id_dropped)
     both = (objective.id_tokens(nets["adapter"], nets, batch, x) for x in (~nothing, nothing))
-    return jnp.concatenate(list(both))
+    return jnp.stack(list(both), axis=1)

@@ -209,11 +209,11 @@ def _sampler(
         x0=x0,
         previous_x0=none if previous_x0 is None else previous_x0,
         noise=none if noise is None else noise,
+        alpha=alpha,
+        sigma=sigma,
     )
     return Sampler(
         table=StepTable(*(column.astype(np.float32) for column in table)),
-        alpha=float(alpha[0]),
-        sigma=float(sigma[0]),
         init_noise_sigma=init_noise_sigma,
         stochastic=bool(table.noise.any()),
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Denoise = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
 Column = Float[np.ndarray, "steps"]
@@ -34,6 +34,15 @@ class StepTable(NamedTuple):
     x0: Column
     previous_x0: Column
     noise: Column
+    alpha: Column  # the state before the step is alpha x0 + sigma ε
+    sigma: Column
+
+
+class State(NamedTuple):
+    """What one step leaves for the next."""
+
+    latents: Float[Array, "*shape"]
+    x0: Float[Array, "*shape"]
 
 
 class Trajectory(NamedTuple):
@@ -45,7 +54,7 @@ class Trajectory(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["table", "alpha", "sigma", "init_noise_sigma"],
+    data_fields=["table", "init_noise_sigma"],
     meta_fields=["stochastic"],
 )
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +62,6 @@ class Sampler:
     """A sampler bound to a schedule and a number of steps; a pytree, fit to pass through jit."""
 
     table: StepTable
-    alpha: float  # the first state is alpha x0 + sigma ε
-    sigma: float
     init_noise_sigma: float | None  # std of the state that is pure noise; None when starting midway
     stochastic: bool  # draws noise at each step
 
@@ -70,7 +77,7 @@ class Sampler:
           ValueError: no x0 though sampling starts midway.
         """
         if x0 is not None:
-            return self.alpha * x0 + self.sigma * noise
+            return self.table.alpha[0] * x0 + self.table.sigma[0] * noise
         if self.init_noise_sigma is None:
             raise ValueError(
                 "a sampler that starts midway needs x0, got None: "
@@ -94,8 +101,7 @@ def sample(
         scalar.
       latents: the initial state, from `Sampler.initial_latents`; any shape.
       sampler: from `fmv2.diffusion.samplers`.
-      key: for a stochastic sampler, whose step i draws `normal(fold_in(key, i), shape)`; others
-        ignore it.
+      key: for a stochastic sampler, see `step_noise`; others ignore it.
     Raises:
       ValueError: a stochastic sampler without key.
     """
@@ -127,18 +133,50 @@ def _run(
         )
     noise_key = key if sampler.stochastic else None
 
-    def step(state, row_and_index):
-        latents, previous_x0 = state
+    def advance(state, row_and_index):
         row, index = row_and_index
-        output = denoise(row.input_scale * latents, row.timestep)
-        x0 = row.x0_from_latents * latents + row.x0_from_output * output
-        latents = row.latents * latents + row.x0 * x0 + row.previous_x0 * previous_x0
-        if noise_key is not None:
-            noise = jax.random.normal(jax.random.fold_in(noise_key, index), latents.shape)
-            latents += row.noise * noise
-        return (latents, x0), keep(latents, x0)
+        noise = None if noise_key is None else step_noise(noise_key, index, latents.shape)
+        state = step(denoise, state, row, noise)
+        return state, keep(*state)
 
-    latents = latents.astype(jnp.float32)
     rows = (sampler.table, jnp.arange(len(sampler.table.timestep)))
-    (latents, _), kept = jax.lax.scan(step, (latents, jnp.zeros_like(latents)), rows)
+    (latents, _), kept = jax.lax.scan(advance, first_state(latents), rows)
     return latents, kept
+
+
+def first_state(latents: Float[Array, "*shape"]) -> State:
+    """The state before the first step."""
+    latents = latents.astype(jnp.float32)
+    return State(latents, jnp.zeros_like(latents))
+
+
+def step(
+    denoise: Denoise, state: State, row: Any, noise: Float[Array, "*shape"] | None = None
+) -> State:
+    """One step by itself, for who has a word to say between two of them.
+
+    Args:
+      denoise: as in `sample`.
+      state: from the step before, or `first_state`.
+      row: of the sampler's `StepTable`.
+      noise: standard normal, of a stochastic sampler.
+    """
+    output = denoise(row.input_scale * state.latents, row.timestep)
+    x0 = row.x0_from_latents * state.latents + row.x0_from_output * output
+    latents = row.latents * state.latents + row.x0 * x0 + row.previous_x0 * state.x0
+    if noise is not None:
+        latents += row.noise * noise
+    return State(latents, x0)
+
+
+def step_noise(
+    key: PRNGKeyArray, index: int | Int[Array, ""], shape: tuple[int, ...]
+) -> Float[Array, "*shape"]:
+    """What a stochastic sampler draws at step `index`: `normal(fold_in(key, index), shape)`.
+
+    Args:
+      key: one, or one per picture along the first axis, so that none depends on its neighbours.
+    """
+    if key.ndim:
+        return jax.vmap(lambda own: step_noise(own, index, shape[1:]))(key)
+    return jax.random.normal(jax.random.fold_in(key, index), shape)

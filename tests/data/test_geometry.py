@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.geometry import Window, flip_labels, flip_landmarks, flip_words, shrink_masks
+from data.geometry import flip_labels, flip_landmarks, flip_words, shrink_masks
 from fmv2.face.labels import NUMBER
+from fmv2.pictures import Window
 
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 

@@ -83,7 +83,7 @@ def write_base(folder: Path) -> Path:
     tokenizer = folder.parent / "tokenizer"
     rng = np.random.default_rng(0)
     nets = {
-        name: _random(abstract(COMPONENTS[name].net, config), rng)
+        name: random_net(abstract(COMPONENTS[name].net, config), rng)
         for name, config in small_configs(vocabulary=Tokens.load(tokenizer).size).items()
     }
     files = {path.name: path.read_bytes() for path in tokenizer.iterdir()}
@@ -91,7 +91,7 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def _random(net: Any, rng: np.random.Generator) -> Any:
+def random_net(net: Any, rng: np.random.Generator) -> Any:
     """The abstract net with values: kernels of unit gain, scales and variances about 1."""
 
     def draw(path, leaf):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +15,7 @@ from train.config import ReportConfig, TrainConfig
 from train.loop import train
 from train.objectives.face_makeup import FaceMakeUp
 from train.optimizer import OptimizerConfig
-from train.samples import Samples, phrase_maps, sheet
+from train.samples import Samples, sheet
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +67,6 @@ def test_validation_is_of_the_state_alone(run):
     # The learning step in between is all that differs: neither noise nor records are drawn anew.
     assert found[0]["validation/loss"] == pytest.approx(found[1]["validation/loss"], rel=0.2)
     assert found[0]["validation/loss"] != found[1]["validation/loss"]
-
-
-def test_phrases_see_their_tokens_maps():
-    """Two layers of two heads; the second phrase's token is seen by one query alone."""
-    attention = jnp.zeros((1, 2, 16, 77)).at[:, :, 5, 3].set(0.5).at[:, :, :, 1].set(0.25)
-    token_mask = jnp.zeros((1, 2, 77), bool).at[0, 0, 1].set(True).at[0, 1, 3].set(True)
-    batch = type("B", (), {"token_mask": token_mask})
-    maps = phrase_maps({4: attention}, batch)  # type: ignore[arg-type]
-    assert maps.shape == (1, 2, 4, 4)
-    np.testing.assert_array_equal(maps[0, 0], np.ones((4, 4)))
-    expected = np.zeros((4, 4))
-    expected[1, 1] = 1
-    np.testing.assert_array_equal(maps[0, 1], expected)
 
 
 @dataclasses.dataclass

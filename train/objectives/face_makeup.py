@@ -17,8 +17,7 @@ from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.face.align import TEMPLATE, crop_face
-from fmv2.inputs import clip_input, image_input, keep, resize, shading_input
-from fmv2.models.arcface import normalize
+from fmv2.inputs import face_features, face_identity, keep, shading_input
 from fmv2.models.id_adapter import IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig
 from train.losses import (
@@ -197,9 +196,7 @@ class FaceMakeUp:
         """Of the face itself, whether or not the model is told of it."""
         if self.identity == "record":
             return batch.face_id
-        encoder = frozen["face_encoder"]
-        face = resize(image_input(batch.face), encoder.config.image_size)
-        return normalize(encoder(face))
+        return face_identity(frozen["face_encoder"], batch.face)
 
     def id_tokens(
         self, adapter: Any, frozen: Mapping[str, Any], batch: Batch, dropped: Bool[Array, " b"]
@@ -213,9 +210,8 @@ class FaceMakeUp:
                 f"objective.identity={self.identity} gives {identity.shape[-1]} numbers, but the "
                 f"model's adapter takes {adapter.config.id_dim}: it was made for another encoder"
             )
-        encoder = frozen["image_encoder"]
-        pixels = clip_input(batch.face, encoder.config.image_size)
-        features = encoder.hidden_state(keep(pixels, batch.face_dropped | dropped), -2)
+        hidden = batch.face_dropped | dropped
+        features = face_features(frozen["image_encoder"], batch.face, hidden)
         return adapter.image_proj(keep(identity, dropped), features)
 
     def _identity_term(self, frozen, batch, x0, timesteps, identity, schedule):

@@ -1,0 +1,70 @@
+"""The nets of a model on all devices of this machine, and programs over them."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fmv2.parallel import MeshConfig, batch_sharding, batch_ways, make_mesh, under
+
+
+class Nets(Mapping[str, Any]):
+    """Nets by component, a copy on each device; batches are split over them.
+
+    Args:
+      nets: as `convert.folder.Model.nets` gives them.
+    """
+
+    def __init__(self, nets: Mapping[str, Any]):
+        self.mesh = make_mesh(MeshConfig(), jax.local_devices())
+        self.ways = batch_ways(self.mesh)
+        """Parts that a batch is split into."""
+        placed = jax.device_put(dict(nets), NamedSharding(self.mesh, PartitionSpec()))
+        self._nets: dict[str, Any] = placed
+        # Taking a net apart is slow, so that it is done once and not at every step.
+        flat = {name: jax.tree.flatten(net) for name, net in placed.items()}
+        self._leaves = {name: leaves for name, (leaves, _) in flat.items()}
+        self._trees = {name: tree for name, (_, tree) in flat.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._nets[name]
+
+    def __iter__(self):
+        return iter(self._nets)
+
+    def __len__(self) -> int:
+        return len(self._nets)
+
+    def jit(self, function: Callable[..., Any], *names: str) -> Callable[..., Any]:
+        """`function(nets, …)` compiled, as a function of what follows the nets.
+
+        Args:
+          names: of the nets that it may use; those that are not there are left out.
+        """
+
+        def run(leaves: Mapping[str, Any], *given: Any) -> Any:
+            nets = {name: jax.tree.unflatten(self._trees[name], x) for name, x in leaves.items()}
+            return function(nets, *given)
+
+        compiled = jax.jit(under(self.mesh, run))
+        leaves = {name: self._leaves[name] for name in names if name in self._leaves}
+        return lambda *given: compiled(leaves, *given)
+
+    def share(self, batch: Any) -> Any:
+        """A batch's arrays on the devices, a part of the pictures on each.
+
+        Args:
+          batch: a tree of arrays, of as many pictures as a multiple of `ways`.
+        """
+        return jax.device_put(batch, batch_sharding(self.mesh))
+
+    def portions(self, count: int, most: int) -> list[np.ndarray]:
+        """Which of `count` pictures are drawn together: portions of one size, of no more than
+        `most` on each device, that divides by `ways`; the last picture fills up the last one."""
+        rounds = math.ceil(count / (most * self.ways))
+        size = math.ceil(count / rounds / self.ways) * self.ways
+        places = np.minimum(np.arange(rounds * size), count - 1)
+        return list(places.reshape(rounds, size))
