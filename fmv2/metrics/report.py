@@ -19,7 +19,8 @@ from fmv2.metrics.estimate import LEVEL, Estimate, exact
 
 JSON_FILE, TEXT_FILE = "report.json", "report.md"
 
-_FLOOR, _RANDOM = "true pictures", "at random"
+FLOOR, RANDOM = "true pictures", "at random"
+"""What these two are called beside a figure."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Demand:
     """What must hold of a figure: that it is better than another, or than a number."""
 
     than: str | float
-    """A control, "true pictures" or "at random"; or the number itself."""
+    """A control by its name, FLOOR or RANDOM; or the number itself."""
     times: float = 1.0
     """The other one is multiplied by it first."""
     clearly: bool = False
@@ -63,7 +64,7 @@ class Figure:
 
     def beside(self) -> dict[str, Estimate]:
         """All that it can be compared with."""
-        ends = {_FLOOR: self.floor, _RANDOM: self.random}
+        ends = {FLOOR: self.floor, RANDOM: self.random}
         return {**self.controls, **{name: x for name, x in ends.items() if x is not None}}
 
     def holds(self, demand: Demand) -> bool:
@@ -150,14 +151,14 @@ class Report:
 
 def _table(group: str, figures: Sequence[Figure]) -> list[str]:
     controls = list(dict.fromkeys(name for figure in figures for name in figure.controls))
-    columns = ["measure", "ours", *controls, _FLOOR, _RANDOM, "of"]
+    columns = ["measure", "ours", *controls, FLOOR, RANDOM, "of"]
     lines = [f"## {group}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for figure in figures:
         arrow = "↑" if figure.better == "higher" else "↓"
         unit = f", {figure.unit}" if figure.unit else ""
         beside = figure.beside()
         cells = [f"{figure.name}{unit} {arrow}", figure.cell(figure.value)]
-        cells += [figure.cell(beside.get(name)) for name in (*controls, _FLOOR, _RANDOM)]
+        cells += [figure.cell(beside.get(name)) for name in (*controls, FLOOR, RANDOM)]
         lines.append(f"| {' | '.join([*cells, str(figure.value.count)])} |")
     lines.append("")
     lines += [f"- **{figure.name}**: {figure.meaning}" for figure in figures]

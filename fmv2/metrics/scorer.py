@@ -1,14 +1,16 @@
 """The independent scorer: one small net that reads off a picture who is there, and what is seen.
 
 It is trained on renders of the procedural world by `train.objectives.scorer`, and is neither a
-condition of the model nor in its loss. Trunk: the ResNet of `fmv2.models.coefficient_encoder`. A
-folder of its own keeps it, `config.json` and `model.safetensors` under Flax's names: PyTorch has no
-such net.
+condition of the model nor in its loss. Its trunk is the ResNet of
+`fmv2.models.coefficient_encoder`, whose last map is not averaged, since where something is says as
+much as what. A folder of its own keeps the net, `config.json` and `model.safetensors` under Flax's
+names: PyTorch has no such net.
 """
 
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,8 @@ from fmv2.models.layers import Options
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 _POSE, _CAMERA, _LIGHT = 6, 3, 27
+_STRIDE = 32
+"""Pixels of the picture per cell of the ResNet's last map."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class ScorerConfig:
 
     trunk: CoefficientEncoderConfig
     """The ResNet, the hidden layer behind it and the side of the pictures."""
+    channels: int
+    """That each cell of the ResNet's last map is squeezed into."""
     identity: tuple[str, ...]
     """Identity fields, each in standard deviations: the first shape coefficients of the head."""
     expression: tuple[str, ...]
@@ -79,6 +85,7 @@ class ScorerConfig:
             }
             return cls(
                 trunk=CoefficientEncoderConfig(**trunk),
+                channels=config["channels"],
                 identity=tuple(config["identity"]),
                 expression=tuple(config["expression"]),
                 classes={name: tuple(labels) for name, labels in config["classes"].items()},
@@ -129,7 +136,9 @@ class Scorer(nnx.Module):
         self.config = config
         trunk = config.trunk
         self.encoder = ResNet(trunk, **options)
-        self.hidden = nnx.Linear(trunk.features, trunk.hidden_size, **options)
+        self.squeeze = nnx.Linear(trunk.features, config.channels, **options)
+        cells = math.ceil(trunk.image_size / _STRIDE) ** 2
+        self.hidden = nnx.Linear(cells * config.channels, trunk.hidden_size, **options)
         self.out = nnx.Linear(trunk.hidden_size, sum(config.counts), **options)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Reading:
@@ -144,7 +153,8 @@ class Scorer(nnx.Module):
             raise ValueError(
                 f"pictures must be (b, {size}, {size}, 3), got {images.shape}: resize them"
             )
-        numbers = self.out(nnx.relu(self.hidden(self.encoder(images)))).astype(jnp.float32)
+        told = nnx.relu(self.squeeze(self.encoder.map(images))).reshape(len(images), -1)
+        numbers = self.out(nnx.relu(self.hidden(told))).astype(jnp.float32)
         *ends, _ = itertools.accumulate(self.config.counts)
         identity, expression, pose, camera, light, *logits = jnp.split(numbers, ends, axis=-1)
         return Reading(

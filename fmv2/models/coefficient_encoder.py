@@ -154,12 +154,17 @@ class ResNet(nnx.Module):
         )
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        x = self.map(images)
+        return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+
+    def map(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
+        """The last map, whose sides are a 32nd of the crops'."""
         x = nnx.relu(self.bn1(self.conv1(images)))
         padding: Any = ((1, 1), (1, 1))  # annotated as a name alone
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         for block in itertools.chain(self.layer1, self.layer2, self.layer3, self.layer4):
             x = block(x)
-        return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+        return x
 
 
 class CoefficientEncoder(nnx.Module):

@@ -45,7 +45,9 @@ class Scorer:
 
     trunk: CoefficientEncoderConfig = TRUNK
     """Of a scorer that begins afresh."""
-    shape_weight: float = 1.0
+    channels: int = 32
+    """Of the same: see `fmv2.metrics.scorer.ScorerConfig`."""
+    shape_weight: float = 3.0
     """Of the squared error of an identity field, in standard deviations."""
     expression_weight: float = 5.0
     """Of the squared error of an expression field, from 0 to 1."""
@@ -87,6 +89,7 @@ class Scorer:
         return {
             "scorer": ScorerConfig(
                 trunk=self.trunk,
+                channels=self.channels,
                 identity=IDENTITY,
                 expression=EXPRESSION,
                 classes={**CLASSES, "emotion": EMOTIONS},

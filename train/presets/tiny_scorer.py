@@ -20,8 +20,8 @@ def tiny_scorer() -> TrainConfig:
     themselves."""
     config = part(
         Scorer(),
-        steps=3000,
-        batch_size=32,
+        steps=6000,
+        batch_size=16,
         optimizer=OptimizerConfig(
             learning_rate=2e-3,
             schedule="cosine",

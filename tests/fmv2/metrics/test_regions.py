@@ -33,6 +33,8 @@ def test_coarse_maps_are_laid_over_the_whole_picture():
     coarse[2, 5] = 1
     assert attention_iou(coarse, square(32, 8, 20, 4)) == 1
     assert attention_iou(coarse, square(32, 20, 8, 4)) == 0
+    # Beyond its own pixels it falls off to all sides.
+    assert attention_iou(coarse, square(32, 7, 19, 6)) > 0.75
 
 
 def test_a_map_that_says_nothing_has_what_chance_has():

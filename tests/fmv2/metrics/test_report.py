@@ -7,7 +7,7 @@ import pytest
 
 from fmv2.errors import UserError
 from fmv2.metrics.estimate import Estimate, exact
-from fmv2.metrics.report import Demand, Figure, Report
+from fmv2.metrics.report import FLOOR, RANDOM, Demand, Figure, Report
 
 COSINE = Figure(
     group="identity",
@@ -51,15 +51,20 @@ def test_demands_go_the_way_that_is_better():
         "at most 6.0",
     ]
     assert COSINE.words(COSINE.demands[1]) == "clearly above reference shuffled"
-    assert COSINE.holds(Demand(than="at random", times=5))
-    assert not COSINE.holds(Demand(than="true pictures"))
+    assert COSINE.holds(Demand(than="reference shuffled", times=5))
+    assert not COSINE.holds(Demand(than="reference shuffled", times=5.1))
+    assert not ANGLE.holds(Demand(than="no shading", times=0.4))
+    # 6.0 is below 0.65 × 10.1, but its interval is not.
+    assert not ANGLE.holds(Demand(than="no shading", times=0.65, clearly=True))
+    assert COSINE.holds(Demand(than=RANDOM, times=5))
+    assert not COSINE.holds(Demand(than=FLOOR))
 
 
 def test_a_demand_of_what_is_not_there_is_refused():
     with pytest.raises(ValueError, match="nothing beside it is called no text, true pictures"):
         Figure(
             group="a", name="b", meaning="c", better="higher", value=exact(1, 1),
-            demands=(Demand(than="no text"), Demand(than="true pictures"), Demand(than=1.0)),
+            demands=(Demand(than="no text"), Demand(than=FLOOR), Demand(than=1.0)),
         )  # fmt: skip
 
 

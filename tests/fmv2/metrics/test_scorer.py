@@ -27,6 +27,7 @@ TINY = ScorerConfig(
     trunk=dataclasses.replace(
         CoefficientEncoderConfig.tiny(), layers=(1, 1, 1, 1), widths=(4, 4, 4, 6), image_size=32
     ),
+    channels=5,
     identity=("width", "length"),
     expression=("smile",),
     classes={"tone": ("pale", "tan", "dark"), "hat": ("none", "cap")},

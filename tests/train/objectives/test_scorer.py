@@ -18,7 +18,7 @@ from train.objectives.scorer import Scorer
 TRUNK = dataclasses.replace(
     CoefficientEncoderConfig.tiny(), layers=(1, 1, 1, 1), widths=(4, 4, 4, 6), image_size=32
 )
-TINY = Scorer(trunk=TRUNK, softened=0.0, noise=0.0, gain=0.0)
+TINY = Scorer(trunk=TRUNK, channels=8, softened=0.0, noise=0.0, gain=0.0)
 CAMERA = np.array([6.2, 0.01, 0.0], "f")
 TERMS = ("shape", "expression", "pose", "camera", "light", "classes")
 
@@ -58,7 +58,7 @@ def test_it_learns(learnt):
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(learnt):
     _, history, _ = learnt
-    weights = (1, 5, 10, 100, 5, 2)
+    weights = (3, 5, 10, 100, 5, 2)
     summed = sum(w * history[0][term] for w, term in zip(weights, TERMS, strict=True))
     assert history[0]["loss"] == pytest.approx(summed, rel=1e-5)
 
