@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from fmv2.errors import UserError
-from fmv2.face.flame import skin
-from fmv2.face.head import Head
-from fmv2.face.render import render
+from fmv2.face.head import Head, render_head
 from fmv2.face.shading import BASIS_SCALES
 from fmv2.models.coefficient_encoder import Coefficients
 from fmv2.models.id_adapter import mix_identities
@@ -26,8 +24,6 @@ NEUTRAL_LIGHT = (
 Change = Literal["neutral"] | Coefficients | Sequence[float] | np.ndarray | None
 """What becomes of a part of a head: None leaves it, "neutral" undoes it, `Coefficients` are another
 face's (`Conditions.coefficients`), and numbers are the part itself."""
-
-_ROOT, _JAW = 0, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,12 +114,14 @@ def draw_head(head: Head, found: Coefficients, size: int) -> tuple[Array, Array]
     """
 
     def one(coefficients: Coefficients):
-        rotations = coefficients.pose.reshape(2, 3)
-        pose = jnp.zeros((len(head.model.parents), 3))
-        pose = pose.at[_ROOT].set(rotations[0]).at[_JAW].set(rotations[1])
-        vertices = skin(head.model, coefficients.shape, coefficients.expression, pose)
-        drawn = render(
-            vertices, head.surface, coefficients.camera, coefficients.light, size=(size, size)
+        drawn = render_head(
+            head,
+            coefficients.shape,
+            coefficients.expression,
+            coefficients.pose,
+            coefficients.camera,
+            coefficients.light,
+            size=size,
         )
         return jnp.round(255 * drawn.shading).astype(jnp.uint8), drawn.five_points
 
