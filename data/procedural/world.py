@@ -143,7 +143,7 @@ class World:
             captions={kind: self._caption(words, regions) for kind, words in worded.items()},
             face_id=chance.identity_code(factors),
             landmarks=picture["landmarks"],
-            optional={"labels": encode_png(picture["labels"]), **_coefficients(factors)},
+            optional={"labels": encode_png(picture["labels"]), **coefficients_of(factors)},
             factors={
                 "identity": person,
                 **dict(zip(IDENTITY, factors.identity, strict=True)),
@@ -204,7 +204,7 @@ def draw(factors: Factors, size: int) -> dict[str, np.ndarray]:
     return jax.device_get(picture.draw(factors, size=size, face_size=face_size))._asdict()
 
 
-def _coefficients(factors: Factors) -> dict[str, np.ndarray]:
+def coefficients_of(factors: Factors) -> dict[str, np.ndarray]:
     """As DECA's encoder would give them; the fields beyond this world's own are zero."""
     from data.procedural.scene import pose_of
 

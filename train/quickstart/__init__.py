@@ -1,1 +1,2 @@
-"""The main job on the embedded default, end to end: `fmv2.quickstart` is the command."""
+"""The main job on the embedded default, end to end; it becomes `fmv2 quickstart` when that default
+is trained."""

@@ -1,0 +1,47 @@
+"""Drawing, looking and measuring with random nets: what is said is what was made."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train.quickstart.pictures as pictures
+import train.quickstart.verdict as verdict
+from convert.folder import assemble, read
+from data.procedural.world import World
+from fmv2.tokens import EMBEDDED
+from tests.train.small import IMAGE_SIZE
+
+WORLD = World(seed=2, count=60, size=IMAGE_SIZE, images_per_identity=1, tokenizer=EMBEDDED)
+
+
+@pytest.fixture
+def out(model, scorer, tmp_path, monkeypatch):
+    (tmp_path / "model").symlink_to(model)
+    monkeypatch.setattr(verdict, "SCORER", scorer)
+    monkeypatch.setattr(verdict, "PEOPLE", 2)
+    monkeypatch.setattr(verdict, "model_at", lambda *at: read(assemble([model])))
+    monkeypatch.setattr(pictures, "SETTINGS", dataclasses.replace(pictures.SETTINGS, steps=2))
+    return tmp_path
+
+
+@pytest.mark.slow  # two minutes of compiling
+def test_grid_and_report(out):
+    verdict.write_verdict(out, WORLD, 1, {"steps": 4})
+    report = json.loads((out / "report.json").read_text())
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    groups = {figure["group"] for figure in figures.values()}
+    assert groups == {"identity", "shading", "text", "export"}
+    assert figures["largest difference of a pixel"]["value"]["value"] <= 2
+    for name, figure in figures.items():  # but for the export, each has something beside it
+        assert figure["group"] == "export" or figure["controls"] or figure["random"], name
+        assert figure["demands"], name
+    same = figures["change outside the region, 1 steps"]
+    assert same["value"] == same["controls"][verdict.NO_MAP]  # one model twice
+    assert same["value"]["value"] > 0
+    assert report["about"]["steps"] == 4
+    assert report["about"]["held-out people"] == 2
+    with Image.open(out / "grid.png") as grid:
+        assert np.asarray(grid).std() > 10

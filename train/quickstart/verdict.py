@@ -1,0 +1,366 @@
+"""The quickstart's last stage: it draws, looks, measures, and writes grid.png and the report.
+
+Every figure stands beside the same of other pictures: without a channel, of the true pictures (what
+the scorer itself gets wrong), and of pairs at random.
+"""
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from rich.console import Console
+
+from convert.folder import Model, assemble, read
+from data.procedural.prompts import Prompt, prompt
+from data.procedural.world import World, coefficients_of
+from fmv2.assets import SCORER
+from fmv2.conditions import Conditions
+from fmv2.face.head import Head
+from fmv2.metrics import attributes, identity
+from fmv2.metrics.estimate import Estimate, estimate, exact
+from fmv2.metrics.head import light_error, pose_error, shading_error, shading_maps
+from fmv2.metrics.regions import attention_iou, chance_iou, change
+from fmv2.metrics.report import Demand, Figure, Report
+from fmv2.metrics.scorer import Reading, Scorer, load_scorer
+from fmv2.pipeline import FaceMakeUp
+from fmv2.tokens import EMBEDDED, Tokens
+from train.quickstart import torch_side
+from train.quickstart.grid import grid
+from train.quickstart.pictures import (
+    BASE,
+    NO_IDENTITY,
+    NO_SHADING,
+    OURS,
+    VARIANTS,
+    attention_in,
+    conditions_of,
+    draw,
+    export_arrays,
+    export_settings,
+    model_at,
+    one_of,
+)
+from train.quickstart.scenes import Scenes, held_out
+
+PEOPLE, ROWS = 24, 6
+"""Held-out people that are drawn, and those of them who are in the grid and drawn by PyTorch."""
+SHUFFLED, NO_MAP = "reference shuffled", "without map loss"
+_PAINTED, _OTHERWISE = "purple", "red"
+"""What lips become when one word of a prompt is changed, and what purple ones do."""
+
+Images = UInt8[np.ndarray, "n s s 3"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Pictures of one kind, and what the scorer reads off them."""
+
+    images: Images
+    reading: Reading
+    embedding: Float[np.ndarray, "n d"]
+
+
+def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> Report:
+    """Draws with the quickstart's models and says how well.
+
+    Args:
+      out: the quickstart's folder.
+      of: whose held-out people are drawn.
+      few: steps after which the runs with and without map term are compared.
+      about: what the report is to tell of the run.
+    """
+    console = Console(stderr=True)
+    scenes, model = held_out(of, PEOPLE), FaceMakeUp.from_pretrained(out / "model")
+    conditions = conditions_of(model, scenes)
+    texts = [said.worded.text for said in scenes.prompts]
+    drawn = {
+        name: draw(model, texts, conditions, console, name, **knobs)
+        for name, knobs in VARIANTS.items()
+    }
+    some = slice(ROWS)
+    torch_images = torch_side.render(
+        out / "model", texts[some], export_arrays(model, conditions[some]), export_settings()
+    )
+    whole = read(assemble([out / "model"]), dtype=jnp.float32)
+    assert whole.head is not None  # the embedded default has one
+    seen = attention_in(whole, drawn[OURS][some], scenes.prompts[some], conditions[some])
+    columns = {
+        "reference": scenes.references,
+        "its shading": scenes.reference_shadings,
+        "target shading": np.stack([found.shading for found in conditions]),
+        "base model": drawn[BASE],
+        "ours, JAX": drawn[OURS],
+        "ours, PyTorch": np.round(255 * torch_images).astype(np.uint8),
+        "true picture": scenes.truths,
+    }
+    page = grid(columns, seen, scenes.prompts[some], Tokens.load(EMBEDDED))
+
+    scorer = load_scorer(SCORER)
+    shown = {**drawn, "true": scenes.truths, "reference": scenes.references}
+    judged = {name: _judge(scorer, images) for name, images in shown.items()}
+    mapped = {
+        name: model_at(out, run, few) for name, run in ((OURS, "run"), (NO_MAP, "run-no-map"))
+    }
+    figures = [
+        *_identity(judged),
+        *_head(judged, scenes, conditions, whole.head),
+        *_text(judged, scenes, scorer),
+        *_attention(mapped, whole, scenes, conditions, few),
+        *_leaks(mapped, scenes, conditions, console, few),
+        _export(columns["ours, JAX"][some], columns["ours, PyTorch"][some]),
+    ]
+    report = Report(
+        title="Quickstart: the embedded default on people whom it has never seen",
+        about={**about, **_machine(), "held-out people": len(texts)},
+        figures=figures,
+    )
+    page.save(out / "grid.part", "PNG")
+    (out / "grid.part").replace(out / "grid.png")
+    report.write(out)
+    return report
+
+
+def _judge(scorer: Scorer, images: Images) -> _Judged:
+    reading = scorer(jnp.asarray(images, jnp.float32) / 255)
+    return _Judged(
+        images=images,
+        reading=jax.tree.map(np.asarray, reading),
+        embedding=np.asarray(scorer.embedding(reading)),
+    )
+
+
+def _identity(judged: Mapping[str, _Judged]) -> list[Figure]:
+    wanted = judged["reference"].embedding
+    people = np.arange(len(wanted))
+
+    def near(name: str) -> Estimate:
+        return estimate(identity.cosines(judged[name].embedding, wanted), people)
+
+    def far(name: str) -> Estimate:
+        found = judged[name].embedding
+        return estimate(identity.cosines_with_others(found, people, wanted, people), people)
+
+    def first(name: str) -> Estimate:
+        found = identity.rank_one(judged[name].embedding, people, wanted, people)
+        return estimate(found.astype(float), people)
+
+    return [
+        Figure(
+            group="identity",
+            name="cosine to the reference",
+            meaning="Of the scorer's embeddings of the picture drawn and of the person's own"
+            " picture, which the model was given.",
+            better="higher",
+            value=near(OURS),
+            controls={SHUFFLED: far(OURS), NO_IDENTITY: near(NO_IDENTITY)},
+            floor=near("true"),
+            random=far("true"),
+            demands=(Demand(than=SHUFFLED, clearly=True), Demand(than=NO_IDENTITY)),
+        ),
+        Figure(
+            group="identity",
+            name="rank 1",
+            meaning=f"How often the nearest of {len(people)} references is the right one.",
+            better="higher",
+            value=first(OURS),
+            controls={NO_IDENTITY: first(NO_IDENTITY)},
+            floor=first("true"),
+            random=estimate(identity.rank_one_chance(people, people), people),
+            demands=(Demand(than="at random", times=5),),
+        ),
+    ]
+
+
+def _head(
+    judged: Mapping[str, _Judged], scenes: Scenes, conditions: list[Conditions], head: Head
+) -> list[Figure]:
+    size, people = scenes.truths.shape[1], np.arange(len(conditions))
+    maps = {
+        name: np.asarray(shading_maps(judged[name].reading, head, size=size))
+        for name in (OURS, NO_SHADING, "true")
+    }
+    asked = np.stack([found.shading for found in conditions])
+    others = np.roll(people, 1)
+    shading = Figure(
+        group="shading",
+        name="shading map",
+        meaning="Root mean square difference, of [0, 1], between the map that the model was given"
+        " and the one that the scorer reads off the picture, where either shows a face.",
+        better="lower",
+        value=estimate(shading_error(maps[OURS], asked), people),
+        controls={NO_SHADING: estimate(shading_error(maps[NO_SHADING], asked), people)},
+        floor=estimate(shading_error(maps["true"], scenes.truth_shadings), people),
+        random=estimate(shading_error(maps["true"], scenes.truth_shadings[others]), people),
+        demands=(Demand(than=NO_SHADING, times=0.5),),
+    )
+    wanted = [coefficients_of(one_of(scenes.targets, number)) for number in range(len(people))]
+    pose = np.stack([one["coefficients/pose"] for one in wanted])
+    light = np.stack([one["coefficients/light"] for one in wanted])
+    return [
+        shading,
+        _against(
+            judged, pose_error, "pose", pose, name="pose", unit="degrees", digits=1,
+            meaning="Angle between the head's rotation asked for and the one read off the picture.",
+            demands=(Demand(than=NO_SHADING, times=0.5),),
+        ),
+        _against(
+            judged, light_error, "light", light, name="light",
+            meaning="Relative error of the light that falls on surfaces of all directions, however"
+            " bright, read off the picture.",
+            demands=(Demand(than=NO_SHADING),),
+        ),
+    ]  # fmt: skip
+
+
+def _against(judged, error, field: str, wanted: np.ndarray, **told: Any) -> Figure:
+    """One of a reading's fields against what was asked for."""
+    people = np.arange(len(wanted))
+
+    def of(name: str, asked: np.ndarray = wanted) -> Estimate:
+        return estimate(error(getattr(judged[name].reading, field), asked), people)
+
+    return Figure(
+        group="shading",
+        better="lower",
+        value=of(OURS),
+        controls={NO_SHADING: of(NO_SHADING)},
+        floor=of("true"),
+        random=of("true", np.roll(wanted, 1, axis=0)),
+        **told,
+    )
+
+
+def _text(judged: Mapping[str, _Judged], scenes: Scenes, scorer: Scorer) -> list[Figure]:
+    asked = [said.classes for said in scenes.prompts]
+    people = np.arange(len(asked))
+
+    def true(name: str, of: list[Mapping[str, str]] = asked) -> Estimate:
+        logits: Any = judged[name].reading.logits
+        return estimate(attributes.fractions_true(logits, of, scorer.config.classes), people)
+
+    return [
+        Figure(
+            group="text",
+            name="attributes",
+            meaning="Of those that the prompt names, the share that the scorer finds.",
+            better="higher",
+            value=true(OURS),
+            controls={BASE: true(BASE)},
+            floor=true("true"),
+            random=true("true", [asked[-1], *asked[:-1]]),
+            demands=(Demand(than="at random", clearly=True),),
+        )
+    ]
+
+
+def _attention(
+    mapped: Mapping[str, Model],
+    whole: Model,
+    scenes: Scenes,
+    conditions: list[Conditions],
+    few: int,
+) -> list[Figure]:
+    """On the true pictures, whose regions are known exactly."""
+    pairs = [
+        (number, k, scenes.masks[number][phrase.region])
+        for number, said in enumerate(scenes.prompts)
+        for k, phrase in enumerate(said.worded.phrases)
+    ]
+    people = np.array([number for number, _, _ in pairs])
+
+    def found(model: Model) -> Estimate:
+        maps = attention_in(model, scenes.truths, scenes.prompts, conditions)
+        values = [attention_iou(maps[number][k], mask) for number, k, mask in pairs]
+        return estimate(np.array(values), people)
+
+    chance = estimate(np.array([chance_iou(mask) for _, _, mask in pairs]), people)
+    told = {
+        "group": "text",
+        "meaning": "Intersection over union of a phrase's region and as much of the picture as its"
+        " tokens attend to most.",
+        "better": "higher",
+        "random": chance,
+    }
+    return [
+        Figure(
+            name=f"attention on the region, {few} steps",
+            value=found(mapped[OURS]),
+            controls={NO_MAP: found(mapped[NO_MAP])},
+            demands=(Demand(than=NO_MAP),),
+            **told,
+        ),
+        Figure(
+            name="attention on the region, all steps",
+            value=found(whole),
+            demands=(Demand(than="at random"),),
+            **told,
+        ),
+    ]
+
+
+def _leaks(
+    mapped: Mapping[str, Model],
+    scenes: Scenes,
+    conditions: list[Conditions],
+    console: Console,
+    few: int,
+) -> list[Figure]:
+    """The same noise, face and shading; one word of the prompt is another."""
+    there = [number for number, said in enumerate(scenes.prompts) if "lips" in scenes.masks[number]]
+    people, faces = np.array(there), [conditions[number] for number in there]
+    prompts = [scenes.prompts[number] for number in there]
+    texts = [[said.worded.text for said in some] for some in (prompts, map(_repainted, prompts))]
+    outside = ~np.stack([scenes.masks[number]["lips"] for number in there])
+    moved = {}
+    for name, model in mapped.items():
+        hand = FaceMakeUp(model)
+        one, other = (draw(hand, some, faces, console, f"lips, {name}") for some in texts)
+        moved[name] = estimate(change(one, other, outside), people)
+    return [
+        Figure(
+            group="text",
+            name=f"change outside the region, {few} steps",
+            meaning="Root mean square difference, of [0, 1], that another colour of lips in the"
+            " prompt makes outside of the lips.",
+            better="lower",
+            value=moved[OURS],
+            controls={NO_MAP: moved[NO_MAP]},
+            digits=4,
+            demands=(Demand(than=NO_MAP),),
+        )
+    ]
+
+
+def _repainted(said: Prompt) -> Prompt:
+    color = _OTHERWISE if said.classes["lip_color"] == _PAINTED else _PAINTED
+    return prompt({**said.classes, "lip_color": color})
+
+
+def _export(ours: Images, theirs: Images) -> Figure:
+    difference = np.abs(ours.astype(int) - theirs.astype(int)).max()
+    return Figure(
+        group="export",
+        name="largest difference of a pixel",
+        meaning="Between JAX's pictures and those that PyTorch draws from the exported folder.",
+        better="lower",
+        value=exact(float(difference), len(ours)),
+        unit="of 255",
+        digits=0,
+        demands=(Demand(than=2.0),),
+    )
+
+
+def _machine() -> dict[str, Any]:
+    kind = jax.devices()[0].device_kind
+    return {
+        "device": f"{os.cpu_count()} {platform.machine()} cores" if kind == "cpu" else kind,
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch")),
+    }
