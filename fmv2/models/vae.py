@@ -70,12 +70,16 @@ class AutoencoderKLConfig:
     def embedded(cls) -> Self:
         """The embedded default's, for pictures of 128²; it is trained to latents of unit variance.
 
-        978,103 parameters.
+        1,541,923 parameters. Narrow where maps are large, which is what a few cores pay for. Norms
+        take all channels together: over the two of a narrow group they would take a picture's
+        colours away. Eight latent channels where Stable Diffusion has four, for eyes and lips are
+        few pixels here.
         """
         return cls(
-            block_out_channels=(16, 32, 64, 64),
+            block_out_channels=(8, 24, 48, 96),
             layers_per_block=1,
-            norm_num_groups=8,
+            latent_channels=8,
+            norm_num_groups=1,
             sample_size=128,
             scaling_factor=1.0,
         )

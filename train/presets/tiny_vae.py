@@ -1,4 +1,4 @@
-"""The embedded default's autoencoder: pictures of 128² to latents of 16², four channels.
+"""The embedded default's autoencoder: pictures of 128² to latents of 16², eight channels.
 
     fmv2 data synth --out RECORDS --count 12000 --size 128 --seed 1
     fmv2 train tiny_vae --data RECORDS --out RUN
@@ -16,10 +16,10 @@ def tiny_vae() -> TrainConfig:
     """Begins from nothing."""
     return part(
         VAE(),
-        steps=2000,
+        steps=6000,
         batch_size=4,
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            learning_rate=1.5e-3,
             schedule="cosine",
             warmup_steps=200,
             weight_decay=1e-4,
