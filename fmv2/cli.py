@@ -59,6 +59,7 @@ COMMANDS = Group(
         "quickstart": Command(
             "fmv2.quickstart:quickstart", "Do the main job on a model small enough for any machine."
         ),
+        "sample": Command("fmv2.commands.sample:sample", "Draw pictures of a prompt and a face."),
         "convert": Group(
             {
                 "from-diffusers": Command(

@@ -12,6 +12,7 @@ compiled anew is a channel switched off by a scale of 0, since then there is not
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, Unpack
 
@@ -25,6 +26,7 @@ from fmv2.denoise import phrase_maps
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.drawing import Drawing, Edit, Told, initial_noise
 from fmv2.errors import UserError
+from fmv2.fingerprint import fingerprint
 from fmv2.loading import read_model
 from fmv2.nets import Nets
 from fmv2.pictures import Picture, read_mask, read_picture
@@ -217,6 +219,11 @@ class FaceMakeUp:
         blend = np.round(weight * drawn.images + (1 - weight) * source[None]).astype(np.uint8)
         return drawn._replace(images=blend)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all weights, as they are here."""
+        return fingerprint(dict(self.nets))
+
     def size_faults(self, size: int) -> list[str]:
         """What is wrong with a side in pixels, if anything."""
         cell = self._cell
@@ -229,8 +236,7 @@ class FaceMakeUp:
         self, prompt, conditions, negative_prompt, num_images, size, attention, settings
     ) -> Told:
         """What each picture is told; arguments as of `generate`."""
-        faults = settings.faults()
-        people = _people(conditions)
+        faults, people = settings.faults(), _people(conditions)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         prompts = prompts * len(people) if len(prompts) == 1 else prompts
         people = people * len(prompts) if len(people) == 1 else people
@@ -240,9 +246,11 @@ class FaceMakeUp:
             )
         if num_images < 1:
             faults.append(f"num_images={num_images}: expected 1 or more")
-        if settings.steps > self.schedule.num_train_timesteps:
-            most = self.schedule.num_train_timesteps
-            faults.append(f"steps={settings.steps}: expected no more than {most}")
+        if not faults:
+            try:
+                settings.table(self.schedule)
+            except ValueError as error:  # more steps than the schedule has
+                faults.append(f"steps={settings.steps}: {error}")
         faces: list[Conditions] = []
         for person in people:
             try:

@@ -36,6 +36,9 @@ def small_model() -> Model:
         name: random_net(abstract(COMPONENTS[name].net, config), rng)
         for name, config in configs.items()
     }
+    # Else random weights hardly see the map.
+    embedding = nets["shadingnet"].controlnet_cond_embedding.conv_out
+    embedding.kernel[...] = 10 * embedding.kernel[...]
     out = nets["coefficient_encoder"].out
     scale = np.full(236, 0.1, np.float32)
     bias = np.zeros(236, np.float32)

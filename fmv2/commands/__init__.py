@@ -1,0 +1,1 @@
+"""Subcommands of `fmv2` that belong to no group, one file each."""
