@@ -23,7 +23,8 @@ def test_every_attribute_is_named():
     assert made.classes == {k: v for k, v in classes.items() if k != "beard"}
     regions = [phrase.region for phrase in made.worded.phrases]
     assert regions == ["hair", "lips", "hat", "glasses", "clothes"]
-    assert [made.worded.text[p.start : p.end] for p in made.worded.phrases][0] == "curly red hair"
+    first = made.worded.phrases[0]
+    assert made.worded.text[first.start : first.end] == "curly red hair"
 
 
 @pytest.mark.parametrize("names", [(), ("hat",), ("lip_color", "hair_style")])
