@@ -4,10 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from convert.random_model import write_sources
+from data.procedural.head import make_head
 from fmv2 import cli
+from fmv2.face.head import Head, save_head
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,18 +24,25 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with the files that the README names."""
-    base, model_bin, clip, arcface, _ = write_sources(tmp_path)
+    base, model_bin, clip, arcface, deca = write_sources(tmp_path)
     base.rename(tmp_path / "stable-diffusion")
     clip.rename(tmp_path / "image_encoder")
-    assert (model_bin.name, arcface.name) == ("model.bin", "backbone.pth")
+    names = [path.name for path in (model_bin, arcface, deca)]
+    assert names == ["model.bin", "backbone.pth", "deca_model.tar"]
+    made = make_head()
+    (tmp_path / "flame").mkdir()
+    save_head(Head(made.model, made.surface), tmp_path / "flame")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_commands_and_python(folder):
-    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    shell = "\n".join(blocks("sh")).replace("\\\n", " ")
+    commands = shell.splitlines()
     calls = [shlex.split(line) for line in commands if line.startswith("fmv2 ")]
-    assert len(calls) == 7
+    assert len(calls) == 8
     for words in calls:
         if "--count" in words:  # minutes of rendering
             words[words.index("--count") + 1] = "3"
@@ -39,9 +50,9 @@ def test_commands_and_python(folder):
     (code,) = blocks("python")
     found = {}
     exec(code, found)
-    side = found["side"]
-    assert found["noise"].shape == (1, side, side, 4)
-    assert {p.shape[2] for p in found["attention"].values()} == {(side // 2) ** 2}
+    assert found["made"].images.shape == (2, 64, 64, 3)
+    assert np.isfinite(found["made"].attention[0]["red hair"]).all()
+    assert (folder / "sample.png").is_file()
 
 
 def test_make_targets_exist():
