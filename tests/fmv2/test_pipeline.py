@@ -1,5 +1,6 @@
 """`FaceMakeUp` on a small random model: what is told, off, kept and refused."""
 
+import copy
 import dataclasses
 import types
 from functools import partial
@@ -165,10 +166,17 @@ def test_without_an_identity_the_shading_is_still_obeyed(hand, faces):
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).mean() > 0.1
+    # Nor is there anything left of the adapter in the U-Net, its LoRA neither.
+    adapter = copy.deepcopy(small_model().adapter)
+    for layer in adapter.layers:
+        layer.to_q_lora.up.kernel[...] = 5 * layer.to_q_lora.up.kernel[...]
+    changed = FaceMakeUp(dataclasses.replace(small_model(), adapter=adapter))
+    off = {**FEW, "id_scale": 0.0, "shading_scale": 2.0}
+    np.testing.assert_array_equal(changed.generate("a woman", one, **off).images, drawn[0])
 
 
 def test_a_picture_of_a_seed_is_itself_in_any_company(hand, faces, monkeypatch):
-    knobs = {**FEW, "sampler": "euler-ancestral"}
+    knobs = {**FEW, "sampler": "euler-ancestral", "steps": 3}
     many = hand.generate("a woman", faces[0], num_images=9, at_once=1, **knobs).images
     assert far(many[0], many[1]) > 1
     alone = hand.generate("a woman", faces[0], **knobs).images
@@ -177,8 +185,9 @@ def test_a_picture_of_a_seed_is_itself_in_any_company(hand, faces, monkeypatch):
     np.testing.assert_array_equal(two, many[:2])
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: first)
-    single = FaceMakeUp(small_model()).generate("a woman", faces[0], num_images=2, **knobs).images
-    assert far(single, many[:2]) <= 1  # sums in another order
+    single = FaceMakeUp(small_model())
+    apart = single.generate("a woman", faces[0], num_images=2, at_once=1, **knobs).images
+    assert far(apart, many[:2]) <= 1  # sums in another order
 
 
 def test_the_noise_may_be_given(hand, faces):
@@ -187,6 +196,10 @@ def test_the_noise_may_be_given(hand, faces):
     given = hand.generate("a woman", faces[0], num_images=2, latents=own, **FEW).images
     seeded = hand.generate("a woman", faces[0], num_images=2, seed=3, **FEW).images
     np.testing.assert_array_equal(given, seeded)
+    # What a sampler draws on its way is each picture's own all the same.
+    alike, knobs = own[[0, 0]], {**FEW, "sampler": "euler-ancestral", "steps": 3}
+    made = hand.generate("a woman", faces[0], num_images=2, latents=alike, **knobs).images
+    assert far(made[0], made[1]) > 1
     with pytest.raises(UserError, match="latents are"):
         hand.generate("a woman", faces[0], latents=own, **FEW)
 
