@@ -17,9 +17,12 @@ import fmv2.drawing
 import fmv2.loading
 from convert.folder import write
 from fmv2.conditions import NEUTRAL_LIGHT, draw_head
+from fmv2.denoise import paint
+from fmv2.drawing import Edit, _encode
 from fmv2.errors import UserError
 from fmv2.models.coefficient_encoder import Coefficients
 from fmv2.pipeline import FaceMakeUp
+from fmv2.settings import Settings
 from tests.fmv2.model import SIZE, picture, small_model
 from train.objectives.face_makeup import FaceMakeUp as Objective
 
@@ -251,6 +254,18 @@ def test_an_edit_keeps_all_but_its_region(hand, faces):
         assert far(image[mask == 1], source[mask == 1]) > 20
     with pytest.raises(UserError, match=r"expected a square.*the mask is"):
         hand.edit(source[:, :40], mask, "a woman", faces[0])
+
+
+def test_what_is_kept_is_kept_in_every_step(hand, faces):
+    """Where nothing is free, what is drawn is the VAE's own likeness of the source."""
+    source, settings = picture(7, SIZE, SIZE), Settings(**FEW)
+    told = hand._tell("a woman", faces[0], "", 1, SIZE, (), settings)
+    noise = hand._noise(told, None, settings)
+    edit = Edit(source, np.zeros((SIZE, SIZE), np.float32))
+    drawn, _ = hand._draw(told, settings, noise, 8, lambda *given: None, edit)
+    vae = hand.nets["vae"]
+    likeness = paint(vae, _encode({"vae": vae}, jnp.asarray(source)[None]))
+    assert far(drawn, np.asarray(likeness)) <= 1
 
 
 def test_what_the_region_borders_on_is_known_to_it(hand, faces):
