@@ -77,7 +77,9 @@ def test_unet_attends_at_16_8_and_4(configs):
     unet = abstract(net_class("unet"), configs["unet"])
     side = preset("tiny_unet").size // configs["vae"].downscale
     assert side == configs["unet"].sample_size == 16
-    args = (jnp.zeros((1, side, side, 4)), jnp.zeros(1), jnp.zeros((1, 77, 128)))
+    channels = configs["unet"].in_channels
+    assert channels == configs["unet"].out_channels == configs["vae"].latent_channels
+    args = (jnp.zeros((1, side, side, channels)), jnp.zeros(1), jnp.zeros((1, 77, 128)))
     found = jax.eval_shape(lambda net, *args: net(*args, attention_at=(16, 8, 4)), unet, *args)
     queries = [maps.shape[2] for maps in found.attention.values()]
     assert sorted(set(queries)) == [4**2, 8**2, 16**2]
