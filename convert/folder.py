@@ -204,7 +204,7 @@ def write(
     refuse_taken(out)
     if upstream and (model.adapter is None or model.shadingnet is None):
         raise UserError("model.bin holds adapter and ShadingNet, and this model lacks one of them")
-    with _written_whole(out) as folder:
+    with written_whole(out) as folder:
         rows = []
         for name, net in model.nets().items():
             tensors = _arrays(name, net, dtype)
@@ -234,7 +234,7 @@ def refuse_taken(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written_whole(out: Path) -> Iterator[Path]:
+def written_whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when all is written, and is removed when not."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:

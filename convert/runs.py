@@ -106,6 +106,12 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
         # Adapter and ArcFace have no config.json: their shapes are all in their tensors.
         stated = None if name in ("adapter", "face_encoder") else config
         parts[name] = Part(tensors, stated)
+    if not parts:
+        trained = ", ".join(read_json(run, step, NETS))
+        raise UserError(
+            f"{run}: trained {trained}, which is no part of a model folder: a scorer has its own,"
+            " see fmv2 convert to-scorer"
+        )
     weights = "running mean of the weights" if averaged else "weights as they are"
     base = EMBEDDED if read_json(run, step, CONFIG)["base"] is None else None
     return Source(run, f"training run, step {step}, {weights}", parts, base)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 def fingerprint(nets: Any) -> str:
     """Of all weights, whatever their sharding: sums of their bits, each times its place."""
-
     paths = jax.tree_util.tree_leaves_with_path(nets)
     values = jax.device_get([_sum(x) for _, x in paths])
     digest = hashlib.sha256()

@@ -1,13 +1,12 @@
 """`fmv2 convert to-scorer`."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from convert import runs
-from convert.folder import refuse_taken
+from convert.folder import refuse_taken, written_whole
 from fmv2.errors import UserError
 from fmv2.metrics.scorer import write_scorer
 
@@ -35,9 +34,5 @@ def to_scorer(
     step = runs.choose(run, step)
     arrays = runs.arrays(run, NET, step=step)
     config = runs.read_json(run, step, runs.NETS)[NET]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / out.name
-        folder.mkdir()
+    with written_whole(out) as folder:
         write_scorer(config, arrays, folder)
-        folder.replace(out)

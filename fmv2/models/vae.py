@@ -71,9 +71,8 @@ class AutoencoderKLConfig:
         """The embedded default's, for pictures of 128²; it is trained to latents of unit variance.
 
         1,541,923 parameters. Narrow where maps are large, which is what a few cores pay for. Norms
-        take all channels together: over the two of a narrow group they would take a picture's
-        colours away. Eight latent channels where Stable Diffusion has four, for eyes and lips are
-        few pixels here.
+        take all channels together, so that those keep their levels against each other: there are
+        too few for groups. Eight latent channels where Stable Diffusion has four.
         """
         return cls(
             block_out_channels=(8, 24, 48, 96),

@@ -97,6 +97,13 @@ def test_a_shading_image_replaces_the_rendered_one(hand):
     assert "give shading_image and landmarks" in str(refused.value)
 
 
+def test_the_face_is_cut_by_the_landmarks_of_its_head(hand, faces):
+    """Those of the rendered head, given in the picture's own pixels, cut out the same face."""
+    points = (faces[0].landmarks + 0.5) * 80 / SIZE - 0.5 + np.float32([10, 0])  # 80 x 100 pixels
+    given = hand.prepare(picture(0), landmarks=points)
+    assert far(given.face, faces[0].face) <= 1
+
+
 def test_the_adapter_is_told_what_training_tells_it(hand, faces):
     """Tokens of the objective, of a batch with these faces: one dropped, one not."""
     seen = np.stack([face.face for face in faces])

@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
+
+import train.commands.tiny_base as command
 from convert import runs
+from convert.folder import assemble, read
 from tests.train.test_chain import parts  # noqa: F401  (a fixture)
 from train.chain import train_chain
 from train.recipe import recipe
@@ -25,3 +29,24 @@ def test_a_card_tells_what_was_done(parts, tmp_path):  # noqa: F811
         "loss 0.125, kl 2",
     ]  # fmt: skip
     assert "fmv2 train something" in told
+
+
+def test_the_base_is_written_with_head_and_recipe(parts, tmp_path, monkeypatch):  # noqa: F811
+    given = {name: parts[name] for name in ("vae", "face")}
+    monkeypatch.setattr(command, "PARTS", tuple(given))
+    monkeypatch.setattr(command, "parts", lambda data, **asked: given)
+    assert command.tiny_base(data="some/records", out=tmp_path, steps=2) == 0
+    model = tmp_path / command.MODEL
+    found = read(assemble([model]))
+    assert found.vae is not None
+    assert found.face_encoder is not None
+    assert found.vae.decoder.conv_in.kernel[...].dtype == np.float16
+    assert found.head is not None
+    card = (model / "README.md").read_text()
+    assert "fmv2 train tiny-base --data records --out " in card
+    assert f"--out {tmp_path.name} --steps 2\n" in card
+    assert "| `vae` |" in card
+    assert "| `face` |" in card
+    before = (model / "README.md").stat().st_mtime_ns
+    assert command.tiny_base(data="some/records", out=tmp_path, steps=2) == 0  # all is there
+    assert (model / "README.md").stat().st_mtime_ns == before

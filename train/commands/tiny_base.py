@@ -30,27 +30,26 @@ def tiny_base(
 
     status = train_chain(parts(data, steps=steps, checkpoint_every=checkpoint_every), out)
     if not status and not (out / MODEL).exists():
-        _complete(out, f"fmv2 train tiny-base --data {Path(data).name} --out {out.name}")
+        asked = "" if steps is None else f" --steps {steps}"
+        _complete(out, f"fmv2 train tiny-base --data {Path(data).name} --out {out.name}{asked}")
     return status
 
 
 def _complete(out: Path, command: str) -> None:
     """The trained nets in half precision, with the head that all records show, and their recipe."""
     from convert.commands.transfer import transfer
+    from convert.folder import written_whole
     from data.procedural.head import make_head
     from fmv2.face.head import Head, save_head
     from train.chain import MODELS
     from train.recipe import recipe
 
     made = make_head()
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        head, model = Path(scratch) / "head", Path(scratch) / MODEL
-        head.mkdir()
-        save_head(Head(made.model, made.surface), head)
-        transfer([out / MODELS / PARTS[-1], head], model, dtype="float16")
+    with tempfile.TemporaryDirectory() as head, written_whole(out / MODEL) as model:
+        save_head(Head(made.model, made.surface), Path(head))
+        transfer([out / MODELS / PARTS[-1], Path(head)], model, dtype="float16")
         with (model / "README.md").open("a") as card:
             card.write(recipe([out / part for part in PARTS], command))
-        model.replace(out / MODEL)
 
 
 def parts(

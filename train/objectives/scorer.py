@@ -71,14 +71,18 @@ class Scorer:
     extras = ("coefficients", "factors")
 
     def __post_init__(self):
-        limits = {f"{name}_weight": getattr(self, f"{name}_weight") >= 0 for name in _TERMS}
+        weights = [f"{name}_weight" for name in _TERMS]
+        limits = {name: (getattr(self, name) >= 0, "0 or more") for name in (*weights, "noise")}
         limits |= {
-            "softened": 0 <= self.softened <= 1,
-            "noise": self.noise >= 0,
-            "gain": 0 <= self.gain < 1,
+            "softened": (0 <= self.softened <= 1, "0 to 1"),
+            "gain": (0 <= self.gain < 1, "0 or more, below 1"),
         }
-        if faults := [f"{name}={getattr(self, name)}" for name, ok in limits.items() if not ok]:
-            raise UserError(f"objective settings out of range: {', '.join(faults)}")
+        if faults := [
+            f"{name}={getattr(self, name)}: expected {wanted}"
+            for name, (holds, wanted) in limits.items()
+            if not holds
+        ]:
+            raise UserError("objective: " + "; ".join(faults))
 
     def grids(self, size: int) -> tuple[int, ...]:
         """None: it looks at no masks."""

@@ -75,5 +75,9 @@ def test_what_cannot_be_exported_is_refused(run, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_it_is_in_no_model_folder(run):
-    assert not runs.source(run).parts
+def test_it_is_no_part_of_a_model_folder(run, tmp_path, capsys):
+    assert main(["convert", "to-diffusers", str(run), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "trained scorer, which is no part of a model folder" in said
+    assert "fmv2 convert to-scorer" in said
+    assert not (tmp_path / "out").exists()

@@ -103,5 +103,9 @@ def test_noise_and_gain_are_within_their_bounds():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(UserError, match=r"pose_weight=-1, softened=2, noise=-1, gain=1"):
+    told = (
+        "objective: pose_weight=-1: expected 0 or more; noise=-1: expected 0 or more; "
+        "softened=2: expected 0 to 1; gain=1: expected 0 or more, below 1"
+    )
+    with pytest.raises(UserError, match=told):
         Scorer(pose_weight=-1, softened=2, noise=-1, gain=1)
