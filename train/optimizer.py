@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from fmv2.errors import UserError
 
@@ -14,9 +15,10 @@ from fmv2.errors import UserError
 class OptimizerConfig:
     """The optimizer, its learning rate over time, and what is averaged."""
 
-    name: Literal["adamw", "adafactor", "lion"] = "adamw"
+    name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
     """AdamW keeps two moments in float32; Adafactor the rows' and columns' means of one; Lion one
-    in bfloat16, and wants a learning rate about a fifth of AdamW's."""
+    in bfloat16, and wants a learning rate about a fifth of AdamW's. Muon keeps one in float32 of
+    kernels, which it steps along made orthogonal, as far as AdamW would; the rest is NAdamW's."""
     learning_rate: float = 1e-4
     """At its peak."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -28,7 +30,8 @@ class OptimizerConfig:
     decay_all: bool = False
     """Let norms and biases decay too; kernels and embeddings always do."""
     b1: float = 0.9
-    """Of AdamW's first moment, or of what Lion steps along. Adafactor has no such thing."""
+    """Of AdamW's first moment, or of what Lion steps along. Adafactor has no such thing, and Muon's
+    own is 0.95."""
     b2: float | None = None
     """Of AdamW's second moment, or of Lion's only one. None: 0.999, and for Lion 0.99."""
     eps: float = 1e-8
@@ -86,6 +89,17 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             # In bfloat16 a thousandth of a gradient is soon lost beside the moment.
             b2 = 0.99 if b2 is None else b2
             main = optax.lion(rate, b1, b2, mu_dtype=jnp.bfloat16, **decay)
+        case "muon":
+            main = muon(
+                rate,
+                adam_b1=b1,
+                adam_b2=0.999 if b2 is None else b2,
+                eps=config.eps,
+                weight_decay=config.weight_decay,
+                adam_weight_decay=config.weight_decay if config.decay_all else 0.0,
+                muon_weight_dimension_numbers=_matrices,
+                consistent_rms=0.2,
+            )
         case "adafactor":
             main = optax.chain(
                 optax.scale_by_factored_rms(),
@@ -105,6 +119,20 @@ def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     """The running mean's decay at a step: small at first, so that it forgets where it began."""
     assert config.ema_decay is not None
     return jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
+
+
+def _matrices(params: Any) -> Any:
+    """How Muon sees a kernel as a matrix: its last axis against all others. None is NAdamW's.
+
+    Embeddings are, each row being a thing of its own; optax has no decay for them alone.
+    """
+
+    def matrix(path, x):
+        if x.ndim < 2 or "embedding" in jax.tree_util.keystr(path):
+            return None
+        return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(matrix, params)
 
 
 def _decays(params: Any) -> Any:

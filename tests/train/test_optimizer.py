@@ -105,7 +105,8 @@ def test_the_rate_is_that_of_the_step():
 
 
 def test_what_each_optimizer_keeps():
-    """In bytes: AdamW twice the weights, Lion half of them, Adafactor a row and a column."""
+    """In bytes: AdamW twice the weights, Lion half of them, Adafactor a row and a column, Muon the
+    kernel once and the bias twice."""
     params = {"kernel": jnp.zeros((256, 512)), "bias": jnp.zeros(512)}
 
     def kept(name):
@@ -115,15 +116,17 @@ def test_what_each_optimizer_keeps():
     count = 256 * 512 + 512
     assert kept("adamw") == 2 * 4 * count
     assert kept("lion") == 2 * count
-    # Besides, optax keeps a single zero in the place of each factor that a weight does not have.
+    # Besides, optax keeps a single zero in the place of each factor that a weight does not have,
+    # and Muon's three coefficients.
     assert kept("adafactor") == 4 * (256 + 512 + 512 + 3)
+    assert kept("muon") == 4 * (256 * 512 + 2 * 512 + 3)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])
 def test_each_optimizer_finds_the_bottom_of_a_bowl(name):
     goal = weights() | {"kernel": normal(128, 130)}
     params = jax.tree.map(np.zeros_like, goal)
-    rate = {"adamw": 0.1, "adafactor": 0.1, "lion": 0.05}[name]
+    rate = {"adamw": 0.1, "adafactor": 0.1, "lion": 0.05, "muon": 0.1}[name]
     config = OptimizerConfig(name=name, learning_rate=rate, weight_decay=0.0, schedule="cosine")
     optimizer = make_optimizer(config, 200)
 
@@ -137,6 +140,29 @@ def test_each_optimizer_finds_the_bottom_of_a_bowl(name):
     (params, _), _ = jax.jit(lambda x: jax.lax.scan(step, x, length=200))(start)
     for name, value in goal.items():
         assert np.abs(params[name] - value).max() < 0.1, name
+
+
+def test_muon_steps_along_orthogonal_matrices_as_far_as_adamw():
+    """A gradient whose directions differ a thousandfold moves a kernel along all of them alike, by
+    0.2 of the rate per weight; what is no kernel moves as with NAdamW."""
+    left, right = (np.linalg.qr(normal(n, n))[0] for n in (18, 5))
+    steep = left[:, :5] * np.geomspace(1e-3, 1, 5) @ right
+    gradient = {
+        "conv": steep.reshape(3, 3, 2, 5).astype(np.float32),
+        "embedding": normal(7, 4),
+        "bias": normal(4),
+    }
+    start = jax.tree.map(np.zeros_like, gradient)
+
+    config = OptimizerConfig(name="muon", learning_rate=0.5, clip_norm=None)
+    (moved,), _ = run(config, start, [gradient])
+    nadamw = optax.nadamw(0.5, weight_decay=0.0)
+    updates, _ = nadamw.update(gradient, nadamw.init(start), start)
+    for name in ("embedding", "bias"):
+        np.testing.assert_allclose(moved[name], updates[name], rtol=1e-5)
+    lengths = np.linalg.svd(np.asarray(moved["conv"]).reshape(18, 5), compute_uv=False)
+    assert lengths.max() < 3 * lengths.min()
+    np.testing.assert_allclose(np.sqrt(np.square(moved["conv"]).mean()), 0.1, rtol=0.25)
 
 
 def test_lions_moment_in_half_precision_keeps_up():

@@ -22,8 +22,9 @@ def tiny_unet() -> TrainConfig:
         steps=6000,
         batch_size=16,
         optimizer=OptimizerConfig(
-            learning_rate=5e-4,
-            warmup_steps=200,
+            name="muon",
+            learning_rate=2e-3,
+            warmup_steps=100,
             weight_decay=1e-2,
             ema_decay=0.999,
         ),

@@ -1,4 +1,4 @@
-"""The embedded default's autoencoder: pictures of 128² to latents of 16², eight channels.
+"""The embedded default's autoencoder: pictures of 128² to latents of 16², sixteen channels.
 
     fmv2 data synth --out RECORDS --count 12000 --size 128 --seed 1
     fmv2 train tiny_vae --data RECORDS --out RUN
@@ -16,13 +16,14 @@ def tiny_vae() -> TrainConfig:
     """Begins from nothing."""
     return part(
         VAE(),
-        steps=6000,
+        steps=2000,
         batch_size=4,
         optimizer=OptimizerConfig(
-            learning_rate=1.5e-3,
+            name="muon",
+            learning_rate=1e-2,
             schedule="cosine",
-            warmup_steps=200,
-            weight_decay=1e-4,
-            ema_decay=0.995,
+            warmup_steps=50,
+            weight_decay=1e-2,
+            ema_decay=0.99,
         ),
     )

@@ -19,12 +19,12 @@ from train.presets.tiny import tiny
 from train.presets.tiny_base import PARTS
 
 SIZES = {
-    "vae": 1_541_923,
+    "vae": 1_563_659,
     "text_encoder": 966_144,
     "image_encoder": 644_736,
     "face_encoder": 1_120_168,
     "coefficient_encoder": 369_148,
-    "unet": 7_019_144,
+    "unet": 7_028_368,
 }
 """Parameters of each net, the norms' statistics apart."""
 
