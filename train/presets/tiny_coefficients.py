@@ -17,12 +17,13 @@ def tiny_coefficients() -> TrainConfig:
     themselves."""
     return part(
         Coefficients(),
-        steps=3000,
+        steps=1600,
         batch_size=32,
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            name="muon",
+            learning_rate=5e-3,
             schedule="cosine",
-            warmup_steps=200,
+            warmup_steps=50,
             weight_decay=1e-2,
             ema_decay=None,
         ),

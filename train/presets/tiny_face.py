@@ -14,18 +14,20 @@ from train.presets.tiny_base import part
 
 
 def tiny_face() -> TrainConfig:
-    """A margin and scale that a small net from nothing can follow; the paper's are 0.5 and 64.
+    """No margin, and a scale that a small net from nothing can follow. The paper's are 0.5 and 64;
+    at 0.3 and 32, with AdamW at 2e-3, the loss rose for the 300 steps that were watched.
 
     No running mean of weights is kept: the norms' statistics are those of the weights themselves.
     """
     return part(
-        FaceEncoder(identities=1500, scale=32.0, margin=0.3),
-        steps=3000,
+        FaceEncoder(identities=1500, scale=16.0, margin=0.0),
+        steps=1600,
         batch_size=32,
         optimizer=OptimizerConfig(
-            learning_rate=2e-3,
+            name="muon",
+            learning_rate=5e-3,
             schedule="cosine",
-            warmup_steps=200,
+            warmup_steps=50,
             weight_decay=0.05,
             ema_decay=None,
         ),

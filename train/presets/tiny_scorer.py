@@ -20,12 +20,13 @@ def tiny_scorer() -> TrainConfig:
     themselves."""
     config = part(
         Scorer(),
-        steps=6000,
+        steps=3000,
         batch_size=16,
         optimizer=OptimizerConfig(
-            learning_rate=2e-3,
+            name="muon",
+            learning_rate=5e-3,
             schedule="cosine",
-            warmup_steps=200,
+            warmup_steps=50,
             weight_decay=1e-2,
             ema_decay=None,
         ),
