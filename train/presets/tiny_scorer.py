@@ -19,14 +19,14 @@ def tiny_scorer() -> TrainConfig:
     """No running mean of weights is kept: the norms' statistics are those of the weights
     themselves."""
     config = part(
-        Scorer(),
-        steps=3000,
+        Scorer(classes_weight=6.0),
+        steps=5000,
         batch_size=16,
         optimizer=OptimizerConfig(
             name="muon",
-            learning_rate=5e-3,
+            learning_rate=2e-3,
             schedule="cosine",
-            warmup_steps=50,
+            warmup_steps=200,
             weight_decay=1e-2,
             ema_decay=None,
         ),
