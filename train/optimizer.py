@@ -28,12 +28,13 @@ class OptimizerConfig:
     weight_decay: float = 1e-2
     """Per step, times the learning rate."""
     decay_all: bool = False
-    """Let norms and biases decay too; kernels and embeddings always do."""
+    """Let norms and biases decay too; kernels always do, and embeddings but with Muon."""
     b1: float = 0.9
     """Of AdamW's first moment, or of what Lion steps along. Adafactor has no such thing, and Muon's
     own is 0.95."""
     b2: float | None = None
-    """Of AdamW's second moment, or of Lion's only one. None: 0.999, and for Lion 0.99."""
+    """Of AdamW's and NAdamW's second moment, or of Lion's only one. None: 0.999, and for Lion
+    0.99."""
     eps: float = 1e-8
     """Beside the root of AdamW's second moment."""
     clip_norm: float | None = 1.0

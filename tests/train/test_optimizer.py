@@ -165,6 +165,20 @@ def test_muon_steps_along_orthogonal_matrices_as_far_as_adamw():
     np.testing.assert_allclose(np.sqrt(np.square(moved["conv"]).mean()), 0.1, rtol=0.25)
 
 
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_muon_decays_kernels_and_the_rest_where_it_is_asked(decay_all):
+    """No gradient, no step: what moves a weight is its decay."""
+    ones = {"conv": jnp.ones((3, 3, 2, 5)), "embedding": jnp.ones((7, 4)), "bias": jnp.ones(4)}
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.5, weight_decay=0.1, decay_all=decay_all, clip_norm=None
+    )
+    (moved,), _ = run(config, ones, [jax.tree.map(jnp.zeros_like, ones)])
+    decaying = ones if decay_all else ("conv",)
+    for name, value in moved.items():
+        kept = 0.95 if name in decaying else 1.0
+        np.testing.assert_allclose(value, kept, rtol=1e-6, err_msg=name)
+
+
 def test_lions_moment_in_half_precision_keeps_up():
     """A thousand equal gradients: in float32 the moment comes to 1, or to 0.63 at AdamW's b2."""
     optimizers = {
