@@ -77,6 +77,8 @@ class TrainConfig:
     size: int = 512
     """Side of the images in pixels, a multiple of 64."""
     drops: Drops = dataclasses.field(default_factory=Drops)
+    attribute: float = 0.5
+    """Probability that a record's attribute caption is read, and not its emotion caption."""
     flip: float = 0.0
     """Probability that a record is mirrored."""
     mask_resize: Literal["area", "bilinear"] = "area"
@@ -110,8 +112,11 @@ class TrainConfig:
         ]
         if self.size < 64 or self.size % 64:
             faults.append(f"size={self.size}: expected a multiple of 64, as the U-Net halves it")
-        if not 0 <= self.flip <= 1:
-            faults.append(f"flip={self.flip}: expected a probability")
+        faults += [
+            f"{name}={getattr(self, name)}: expected a probability"
+            for name in ("attribute", "flip")
+            if not 0 <= getattr(self, name) <= 1
+        ]
         if self.batch_size % self.optimizer.accumulation:
             faults.append(
                 f"batch_size={self.batch_size}: expected a multiple of the "

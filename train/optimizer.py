@@ -21,8 +21,15 @@ class OptimizerConfig:
     kernels, which it steps along made orthogonal, as far as AdamW would; the rest is NAdamW's."""
     learning_rate: float = 1e-4
     """At its peak."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Constant, or half a cosine down to a hundredth of the peak at the end of the run."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """Constant; or half a cosine down to a hundredth of the peak at the end of the run; or constant
+    for four fifths of the run and then straight down to the same, so that a run that is to end
+    sooner or later than was thought is only given other steps (warmup, stable, decay: Hu et al.
+    2024)."""
+    vector_rate: float = 1.0
+    """What Muon leaves to NAdamW (embeddings, biases, scales of norms) learns at so many times the
+    learning rate. Embeddings that learn as fast as kernels can run away together: then a text
+    encoder says the same of every text."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-2
@@ -48,6 +55,7 @@ class OptimizerConfig:
         positive, fraction = "more than 0", "at least 0 and less than 1"
         limits = {
             "learning_rate": (self.learning_rate > 0, positive),
+            "vector_rate": (self.vector_rate > 0, positive),
             "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "b1": (0 <= self.b1 < 1, fraction),
@@ -70,6 +78,9 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=0.01)
+    elif config.schedule == "wsd":
+        tail = max(steps // 5, 1)
+        main = optax.linear_schedule(peak, 0.01 * peak, tail, max(steps - warmup - tail, 0))
     else:
         main = optax.constant_schedule(peak)
     if warmup == 0:
@@ -93,6 +104,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         case "muon":
             main = muon(
                 rate,
+                adam_learning_rate=lambda step: config.vector_rate * rate(step),
                 adam_b1=b1,
                 adam_b2=0.999 if b2 is None else b2,
                 eps=config.eps,

@@ -60,6 +60,7 @@ class Run:
             mask_resize=config.mask_resize,
             face_size=face_size(self.shapes),
             drops=Drops(text=0, id=0, both=0, face=0) if validates else config.drops,
+            attribute=config.attribute,
             flip=0.0 if validates else config.flip,
             extras=config.objective.extras,
             workers=0 if validates else config.workers,

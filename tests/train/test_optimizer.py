@@ -82,13 +82,17 @@ def test_one_norm_over_all_weights_is_clipped():
             np.testing.assert_allclose(moment[name], 0.1 * factor * gradient, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_the_learning_rate_is_its_formula(schedule, warmup):
     config = OptimizerConfig(learning_rate=0.5, schedule=schedule, warmup_steps=warmup)
     rate, steps = learning_rate(config, 110), np.arange(111)
     after = np.clip((steps - warmup) / (110 - warmup), 0, 1)
-    falling = 0.01 + 0.99 * (1 + np.cos(math.pi * after)) / 2 if schedule == "cosine" else 1
+    falling = {
+        "constant": 1,
+        "cosine": 0.01 + 0.99 * (1 + np.cos(math.pi * after)) / 2,
+        "wsd": 1 - 0.99 * np.clip((steps - 88) / 22, 0, 1),
+    }[schedule]
     rising = np.minimum(steps / warmup, 1) if warmup else 1
     expected = 0.5 * falling * rising
     np.testing.assert_allclose([rate(n) for n in steps], expected * np.ones(111), rtol=1e-5)
@@ -165,6 +169,21 @@ def test_muon_steps_along_orthogonal_matrices_as_far_as_adamw():
     np.testing.assert_allclose(np.sqrt(np.square(moved["conv"]).mean()), 0.1, rtol=0.25)
 
 
+def test_vectors_have_a_rate_of_their_own():
+    start, gradients = weights(), [weights() for _ in range(STEPS)]
+
+    def moved(rate):
+        config = OptimizerConfig(name="muon", vector_rate=rate, weight_decay=0.0)
+        history, _ = run(config, start, gradients)
+        return {name: history[-1][name] - start[name] for name in start}
+
+    as_far, less_far = moved(1.0), moved(0.1)
+    for name in ("kernel", "conv"):
+        np.testing.assert_array_equal(less_far[name], as_far[name])
+    for name in ("bias", "scale"):
+        np.testing.assert_allclose(less_far[name], 0.1 * as_far[name], rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("decay_all", [False, True])
 def test_muon_decays_kernels_and_the_rest_where_it_is_asked(decay_all):
     """No gradient, no step: what moves a weight is its decay."""
@@ -212,6 +231,7 @@ def test_settings_that_cannot_work_are_refused_at_once():
     with pytest.raises(UserError) as error:
         OptimizerConfig(
             learning_rate=0.0,
+            vector_rate=0.0,
             warmup_steps=-1,
             weight_decay=-1.0,
             b1=1.0,
@@ -223,6 +243,7 @@ def test_settings_that_cannot_work_are_refused_at_once():
         )
     assert str(error.value) == (
         "optimizer: learning_rate=0.0: expected more than 0; "
+        "vector_rate=0.0: expected more than 0; "
         "warmup_steps=-1: expected 0 or more; "
         "weight_decay=-1.0: expected 0 or more; "
         "b1=1.0: expected at least 0 and less than 1; "

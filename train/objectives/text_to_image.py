@@ -1,8 +1,8 @@
-"""A text-to-image U-Net and its text encoder, on the latents of a frozen VAE.
+"""A text-to-image U-Net, on the latents of a frozen VAE and the words of a frozen text encoder.
 
-Paper: Rombach et al. 2022 (latent diffusion). The text encoder learns along: a small one that is
-only taught to tell captions apart (`train.objectives.contrastive`, from which it may begin) knows
-less of what each word paints, and it costs little beside the U-Net.
+Paper: Rombach et al. 2022 (latent diffusion). A text encoder that learns along is lost at first: as
+long as the U-Net does not listen, its gradients are noise, and an optimizer that steps as far along
+noise as along anything makes it say the same of every text.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ from data.loader import Extra
 from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
-from fmv2.models.clip_text import CLIPTextConfig
 from fmv2.models.unet import UNetConfig
 from train.losses import noise_loss, uniform_timesteps
 from train.objectives.diffusion import LatentSource, draw_chance, latent_extras, scaled_latents
@@ -29,15 +28,13 @@ class TextToImage:
 
     unet: UNetConfig = dataclasses.field(default_factory=UNetConfig.embedded)
     """Of a U-Net that begins afresh."""
-    text_encoder: CLIPTextConfig = dataclasses.field(default_factory=CLIPTextConfig.embedded)
-    """Of a text encoder that begins afresh."""
     min_snr_gamma: float | None = None
     """Weight the term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
     latents: LatentSource = "vae"
     """Encode the picture at each step, or read the VAE's moments from the record."""
 
-    trained = ("unet", "text_encoder")
-    frozen = ("vae",)
+    trained = ("unet",)
+    frozen = ("vae", "text_encoder")
 
     def __post_init__(self):
         if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
@@ -53,10 +50,11 @@ class TextToImage:
         return ()
 
     def fresh(self, configs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """U-Net and text encoder; the U-Net takes the width of the text encoder that is there."""
-        text = configs.get("text_encoder", self.text_encoder)
-        unet = dataclasses.replace(self.unet, cross_attention_dim=text.hidden_size)
-        return {"unet": unet, "text_encoder": text}
+        """A U-Net, of the width of the text encoder that is there."""
+        if "text_encoder" not in configs:
+            return {}
+        width = configs["text_encoder"].hidden_size
+        return {"unet": dataclasses.replace(self.unet, cross_attention_dim=width)}
 
     def loss(
         self,
@@ -69,8 +67,8 @@ class TextToImage:
         """The noise term alone.
 
         Args:
-          trained: U-Net and text encoder, with float32 weights.
-          frozen: the VAE.
+          trained: the U-Net, with float32 weights.
+          frozen: VAE and text encoder.
           batch: of square images.
           key: for latents, noise and timesteps.
           schedule: of the model.
@@ -81,7 +79,7 @@ class TextToImage:
         )
         x0 = scaled_latents(vae, batch, chance.latents, self.latents)
         noisy = schedule.add_noise(x0, chance.noise, chance.timesteps)
-        context = trained["text_encoder"](batch.input_ids).last_hidden_state
+        context = frozen["text_encoder"](batch.input_ids).last_hidden_state
         predicted = trained["unet"](noisy, chance.timesteps, context).noise
         noise = noise_loss(
             predicted,

@@ -1,6 +1,6 @@
 """The embedded default's base model: its parts, one after another.
 
-    fmv2 data synth --out RECORDS --count 12000 --size 128 --seed 1
+    fmv2 data synth --out RECORDS --count 9000 --size 128 --seed 1 --images-per-identity 6
     fmv2 train tiny_base --data RECORDS --out OUT
 
 Each part is a preset of its own, whose header says what it costs; each begins from the model folder
@@ -13,7 +13,7 @@ from train.config import Objectives, ReportConfig, TrainConfig
 from train.optimizer import OptimizerConfig
 
 PARTS = ("tiny_vae", "tiny_clip", "tiny_unet", "tiny_face", "tiny_coefficients")
-"""Presets in their order: the U-Net needs a VAE, and begins with the text encoder of tiny_clip."""
+"""Presets in their order: the U-Net needs a VAE and a text encoder."""
 
 
 def part(

@@ -6,6 +6,8 @@ Records as for tiny_vae. Hardware: one CPU core. Time and result: 18 minutes; no
 others yet.
 """
 
+import dataclasses
+
 from train.config import TrainConfig
 from train.objectives.contrastive import Contrastive
 from train.optimizer import OptimizerConfig
@@ -14,16 +16,18 @@ from train.presets.tiny_base import part
 
 def tiny_clip() -> TrainConfig:
     """Begins from nothing, or goes on from the encoders of its base."""
-    return part(
+    config = part(
         Contrastive(),
-        steps=500,
+        steps=400,
         batch_size=64,
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            name="muon",
+            learning_rate=4e-3,
+            vector_rate=0.1,
             schedule="cosine",
             warmup_steps=50,
             weight_decay=0.05,
-            b2=0.98,
             ema_decay=0.99,
         ),
     )
+    return dataclasses.replace(config, attribute=0.9)

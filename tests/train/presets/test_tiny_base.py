@@ -102,10 +102,10 @@ def test_presets_go_through_the_command_line(name):
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_norms_that_learn_keep_no_running_mean(name):
+def test_norms_that_learn_keep_no_running_mean(name, configs):
     """Their statistics would not belong to the mean of the weights."""
     config = preset(name)
-    shapes = config.objective.fresh({})
+    shapes = config.objective.fresh(configs)
     nets = [abstract(net_class(n), shapes[n]) for n in config.objective.trained]
     has_statistics = any(jax.tree.leaves(nnx.state(net, nnx.BatchStat)) for net in nets)
     assert (config.optimizer.ema_decay is None) == has_statistics
