@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from convert import engine
 from convert.components import COMPONENTS, plan
 from convert.folder import Assembly, assemble
+from convert.kinds import EMBEDDED
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
@@ -29,9 +30,6 @@ from train.heads import net_class
 from train.step import Objective
 
 Nets = dict[str, Any]
-
-_SCHEDULE = NoiseSchedule(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-"""Stable Diffusion's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,19 +50,18 @@ class Shapes:
                 "image_encoder": CLIPVisionConfig.vit_h14(),
                 "face_encoder": ArcFaceConfig.r100(),
             },
-            _SCHEDULE,
+            NoiseSchedule(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
         )
 
     @classmethod
     def of(cls, assembly: Assembly | None) -> "Shapes":
-        """Of a base folder, of which nothing but names and shapes is read; of none, no nets and
-        Stable Diffusion's schedule.
+        """Of a base folder, of which nothing but names and shapes is read; of none, no nets.
 
         Raises:
           UserError: what does not fit, all of it.
         """
         if assembly is None:
-            return cls({}, _SCHEDULE)
+            return cls({}, NoiseSchedule.from_config(EMBEDDED.scheduler))
         configs = {name: made.net.config for name, made in plan(assembly.parts).items()}
         return cls(configs, NoiseSchedule.from_config(assembly.scheduler))
 

@@ -18,7 +18,7 @@ from train.presets.tiny_base import part
 def tiny_unet() -> TrainConfig:
     """One caption in ten is hidden, for guidance."""
     config = part(
-        TextToImage(min_snr_gamma=5.0),
+        TextToImage(),
         steps=6000,
         batch_size=16,
         optimizer=OptimizerConfig(
