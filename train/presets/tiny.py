@@ -15,7 +15,9 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         steps=2000,
         objective=FaceMakeUp(map_weight=1e-2, identity="face_encoder", rank=16),
-        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, ema_decay=0.995),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=5e-3, vector_rate=0.1, warmup_steps=20, ema_decay=0.98
+        ),
         batch_size=16,
         size=128,
         checkpoint_every=200,

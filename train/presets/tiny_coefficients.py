@@ -3,7 +3,8 @@
     fmv2 train tiny_coefficients --data RECORDS --out RUN
 
 Records as for tiny_vae. The camera's crop is the whole picture, as it is in the procedural world.
-Hardware: one CPU core. Time and result: 16 minutes; nothing measured on others yet.
+Hardware: one CPU core. Time and result: 9 minutes; on 450 pictures of 75 people held out pose is
+2.9° off and light by 0.14 of itself; of the shape it tells nothing.
 """
 
 from train.config import TrainConfig
@@ -17,7 +18,7 @@ def tiny_coefficients() -> TrainConfig:
     themselves."""
     return part(
         Coefficients(),
-        steps=1600,
+        steps=1200,
         batch_size=32,
         optimizer=OptimizerConfig(
             name="muon",
