@@ -53,8 +53,8 @@ EMBEDDED = Base(
 )
 """What a model begins with that is trained from nothing: the embedded default's tokenizer, and the
 noise of Stable Diffusion, but the velocity predicted. The error of the noise itself all but ignores
-what a picture is of, which is decided where nearly all is noise: a small model does not learn it
-within a few thousand steps, nor to listen to its text."""
+what a picture is of, which is decided where nearly all is noise: a small model had not learnt it in
+a thousand steps, nor to listen to its text."""
 
 
 @dataclasses.dataclass(frozen=True)

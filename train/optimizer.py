@@ -28,8 +28,7 @@ class OptimizerConfig:
     2024)."""
     vector_rate: float = 1.0
     """What Muon leaves to NAdamW (embeddings, biases, scales of norms) learns at so many times the
-    learning rate. Embeddings that learn as fast as kernels can run away together: then a text
-    encoder says the same of every text."""
+    learning rate; other optimizers have one rate for all."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-2

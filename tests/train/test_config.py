@@ -242,7 +242,10 @@ def test_a_misspelt_option_is_refused_and_the_nearest_named(capsys, wrong, neare
     ("fields", "said"),
     [
         ({"steps": 0}, "steps=0: expected 1 or more"),
-        ({"size": 100, "flip": 2.0}, r"size=100: expected a multiple of 64.*; flip=2.0: expected"),
+        (
+            {"size": 100, "attribute": -0.1, "flip": 2.0},
+            r"size=100: expected a multiple.*; attribute=-0.1: expected.*; flip=2.0: expected",
+        ),
         ({"batch_size": -1}, "batch_size=-1: expected 1 or more"),
     ],
 )

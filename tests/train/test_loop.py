@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.schema import CAPTION_KINDS
 from fmv2.errors import UserError
 from fmv2.tokens import Tokens
 from tests.data.faces import write_dataset
@@ -130,6 +131,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(
     last = said.out.splitlines()[-1]
     assert last == f"not finite at step 4: ended at step 3 of 6; state sha256 {expected}"
     assert steps_of(tmp_path / "run") == [2, 3]
+
+
+@pytest.mark.parametrize(("attribute", "kind"), [(1.0, "attribute"), (0.0, "emotion")])
+def test_captions_are_of_the_kind_that_is_asked_for(inputs, tmp_path, attribute, kind):
+    run, _ = loop.prepare(
+        toy_run(*inputs, tmp_path / "x", attribute=attribute), loop.Console(stderr=True)
+    )
+    with run.loader() as loader:
+        kinds = next(loader).caption_kind
+    assert {CAPTION_KINDS[kind] for kind in np.asarray(kinds)} == {kind}
 
 
 def test_a_folder_of_another_run_is_refused_with_the_differences(finished, capfd):

@@ -1,8 +1,7 @@
 """A text-to-image U-Net, on the latents of a frozen VAE and the words of a frozen text encoder.
 
-Paper: Rombach et al. 2022 (latent diffusion). A text encoder that learns along is lost at first: as
-long as the U-Net does not listen, its gradients are noise, and an optimizer that steps as far along
-noise as along anything makes it say the same of every text.
+Paper: Rombach et al. 2022 (latent diffusion). A small text encoder that learnt along, with Muon,
+said the same of every text after 500 steps, before the U-Net had begun to listen.
 """
 
 import dataclasses

@@ -3,7 +3,8 @@
     fmv2 train tiny_unet --data RECORDS --base MODEL --out RUN
 
 Records as for tiny_vae; MODEL holds at least the VAE and the text encoder. Hardware: one CPU core.
-Time and result: not measured yet.
+Time and result: 1400 steps, begun from a U-Net of 1000 steps that predicted the noise, took 46
+minutes and draw heads, hats and shirts that hardly follow the prompt; the 6000 were not run yet.
 """
 
 import dataclasses
