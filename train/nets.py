@@ -27,6 +27,7 @@ from fmv2.models.vae import AutoencoderKLConfig
 from fmv2.parallel import shardings
 from train.config import TrainConfig
 from train.heads import net_class
+from train.objectives.face_makeup import FaceMakeUp
 from train.step import Objective
 
 Nets = dict[str, Any]
@@ -158,7 +159,9 @@ def _fresh(name: str, net: Any, frozen: Nets, config: TrainConfig, mesh: Mesh) -
         if name == "adapter":
             # What it does not say of itself is the U-Net's.
             own = {f: getattr(net.config, f) for f in ("id_dim", "face_dim", "rank")}
-            made = IdAdapter.from_unet(unet, rngs=rngs, **own, **options)
+            assert isinstance(config.objective, FaceMakeUp)
+            first = config.objective.values
+            made = IdAdapter.from_unet(unet, rngs=rngs, values=first, **own, **options)
         elif name == "shadingnet":
             made = ShadingNet.from_unet(unet, rngs=rngs, **options)
         else:

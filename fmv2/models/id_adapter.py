@@ -7,7 +7,7 @@ IP-Adapter-FaceID-PlusV2: the projector equals diffusers 0.42's
 """
 
 import dataclasses
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 from fmv2.models.attention import attention
 from fmv2.models.layers import Lora, Options
 from fmv2.models.unet import AttentionLayer, UNet, UNetConfig
+
+FirstValues = Literal["text", "zero"]
+"""What the values of a fresh adapter's ID attention are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,11 +200,14 @@ class IdAdapter(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        values: FirstValues = "text",
         **fields,
     ) -> Self:
-        """A fresh adapter as published: a LoRA that adds nothing, the text's keys and values.
+        """A fresh adapter: a LoRA that adds nothing, and the text's keys.
 
-        `fields` replaces defaults of `IdAdapterConfig`.
+        Args:
+          values: the text's, as published, or zero.
+          fields: in place of defaults of `IdAdapterConfig`.
         """
         config = IdAdapterConfig.for_unet(unet.config, **fields)
         adapter = cls(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -209,7 +215,8 @@ class IdAdapter(nnx.Module):
             if place.context_dim is not None:
                 source = _submodule(unet, place.path)
                 layer.to_k_ip.kernel[...] = source.to_k.kernel[...].astype(param_dtype)
-                layer.to_v_ip.kernel[...] = source.to_v.kernel[...].astype(param_dtype)
+                first = source.to_v.kernel[...].astype(param_dtype)
+                layer.to_v_ip.kernel[...] = first if values == "text" else jnp.zeros_like(first)
         return adapter
 
 

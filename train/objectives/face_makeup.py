@@ -18,7 +18,7 @@ from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.face.align import TEMPLATE, crop_face
 from fmv2.inputs import face_features, face_identity, keep, shading_input
-from fmv2.models.id_adapter import IdAdapterConfig
+from fmv2.models.id_adapter import FirstValues, IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNetConfig
 from train.losses import (
     MapLoss,
@@ -57,6 +57,10 @@ class FaceMakeUp:
     """Whose embedding: the record's, or what the model's face encoder sees in the aligned face."""
     rank: int = 128
     """Of the LoRA of an adapter that begins afresh."""
+    values: FirstValues = "text"
+    """What a fresh adapter adds of the face: the text's values, as published, or zero, so that the
+    first step finds the base as it was. A base that heeds its text much needs many steps to get
+    over the first."""
     min_snr_gamma: float | None = None
     """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
     latents: LatentSource = "vae"

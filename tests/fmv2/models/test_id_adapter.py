@@ -228,9 +228,11 @@ def test_gradients_of_adapter_and_shadingnet_equal_torch(adapter):
     assert max(errors.values()) <= 1e-3, sorted(errors.items(), key=lambda e: -e[1])[:5]
 
 
-def test_nothing_learnt_is_the_base_to_the_bit():
+@pytest.mark.parametrize(("values", "scale"), [("text", 0.0), ("zero", 1.0)])
+def test_nothing_learnt_is_the_base_to_the_bit(values, scale):
     _, ours = test_unet.pair(TINY)
-    fresh = jax.jit(lambda net: IdAdapter.from_unet(net, rngs=nnx.Rngs(0), **SMALL))(ours)
+    fields = {**SMALL, "values": values}
+    fresh = jax.jit(lambda net: IdAdapter.from_unet(net, rngs=nnx.Rngs(0), **fields))(ours)
     given, (embedding, features) = test_unet.inputs(TINY), identity()
 
     @jax.jit
@@ -240,7 +242,7 @@ def test_nothing_learnt_is_the_base_to_the_bit():
     @jax.jit
     def adapted(net, adapter, *given):
         tokens = adapter.image_proj(embedding, features)
-        return net(*given, adapter=adapter, id_tokens=tokens, scale=0.0).noise
+        return net(*given, adapter=adapter, id_tokens=tokens, scale=scale).noise
 
     np.testing.assert_array_equal(adapted(ours, fresh, *given), base(ours, *given))
 
