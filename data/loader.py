@@ -10,6 +10,7 @@ is ever left out. What a batch holds depends on the seed and n alone: not on wor
 import dataclasses
 import json
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ from fmv2.tokens import Tokens
 
 Extra = Literal["labels", "coefficients", "latent_moments", "factors"]
 
+_GRACE = 20
+"""Seconds that a worker process lives on after SIGTERM."""
 _MOST_THREADS = 4  # without worker processes: they share one interpreter lock
 
 
@@ -206,7 +209,7 @@ class Loader(Iterator[Batch]):
         # A batch may be hundreds of MB: each process holds the one at work and the next.
         return batches.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(
             grain.MultiprocessingOptions(workers, per_worker_buffer_size=1),
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
         )
 
     def _place(self, batch: Batch) -> Batch:
@@ -257,9 +260,12 @@ class _Host:
             raise self.records.fault(number, record["key"], error) from error
 
 
-def _one_thread(worker: int, workers: int) -> None:
-    """OpenCV leaves the other cores to the other workers."""
+def _begin_worker(worker: int, workers: int) -> None:
+    """OpenCV leaves the other cores to the other workers. Ctrl-C, and a scheduler's SIGTERM to all
+    processes of a job, are for the one that reads the batches: it may want some to end well."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _faults(

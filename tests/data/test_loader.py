@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +223,19 @@ def test_all_faults_of_a_config_at_once():
     assert "seed must be 0" in said
     assert "workers must be 0" in said
     assert "flip mirrors no coefficients" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_job_lets_workers_end_their_batches(dataset, number):
+    """A terminal and SLURM send it to every process: the trainer still has a step to end."""
+    expected = batches(dataset, 6)
+    with Loader(dataset, "train", Words(), dataclasses.replace(CONFIG, workers=1)) as loader:
+        found = [next(loader)]
+        for worker in multiprocessing.active_children():
+            assert worker.pid is not None
+            os.kill(worker.pid, number)
+        found += itertools.islice(loader, 5)
+    assert_same(found, expected)
 
 
 def test_workers_leave_devices_alone(dataset, tmp_path):
