@@ -57,7 +57,8 @@ def _of_presets(target: str, summary: str, more: Mapping[str, Command] = {}) -> 
 COMMANDS = Group(
     {
         "quickstart": Command(
-            "fmv2.quickstart:quickstart", "Do the main job on a model small enough for any machine."
+            "train.quickstart.command:quickstart",
+            "Do the main job on a model small enough for any machine.",
         ),
         "sample": Command("fmv2.commands.sample:sample", "Draw pictures of a prompt and a face."),
         "convert": Group(

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from convert.engine import TensorRef
-from convert.random_model import randomized
+from tests.random_model import randomized
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convert.random_model import write_sources
 from data.procedural.head import make_head
 from fmv2 import cli
 from fmv2.face.head import Head, save_head
+from tests.random_model import write_sources
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

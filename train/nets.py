@@ -156,14 +156,14 @@ def _fresh(name: str, net: Any, frozen: Nets, config: TrainConfig, mesh: Mesh) -
 
     def make(unet):
         rngs = nnx.Rngs(config.seed)
+        objective = config.objective
+        start = {"start": objective.start} if isinstance(objective, FaceMakeUp) else {}
         if name == "adapter":
             # What it does not say of itself is the U-Net's.
             own = {f: getattr(net.config, f) for f in ("id_dim", "face_dim", "rank")}
-            assert isinstance(config.objective, FaceMakeUp)
-            first = config.objective.values
-            made = IdAdapter.from_unet(unet, rngs=rngs, values=first, **own, **options)
+            made = IdAdapter.from_unet(unet, rngs=rngs, **start, **own, **options)
         elif name == "shadingnet":
-            made = ShadingNet.from_unet(unet, rngs=rngs, **options)
+            made = ShadingNet.from_unet(unet, rngs=rngs, **start, **options)
         else:
             made = net_class(name)(net.config, rngs=rngs, **options)
         return jax.tree.leaves(nnx.state(made))

@@ -7,7 +7,7 @@ IP-Adapter-FaceID-PlusV2: the projector equals diffusers 0.42's
 """
 
 import dataclasses
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Self, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,11 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fmv2.models.attention import attention
-from fmv2.models.layers import Lora, Options
+from fmv2.models.layers import Lora, Options, Start
 from fmv2.models.unet import AttentionLayer, UNet, UNetConfig
-
-FirstValues = Literal["text", "zero"]
-"""What the values of a fresh adapter's ID attention are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,13 +197,13 @@ class IdAdapter(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-        values: FirstValues = "text",
+        start: Start = "published",
         **fields,
     ) -> Self:
         """A fresh adapter: a LoRA that adds nothing, and the text's keys.
 
         Args:
-          values: the text's, as published, or zero.
+          start: as published it has the text's values too, to be quick none.
           fields: in place of defaults of `IdAdapterConfig`.
         """
         config = IdAdapterConfig.for_unet(unet.config, **fields)
@@ -216,7 +213,7 @@ class IdAdapter(nnx.Module):
                 source = _submodule(unet, place.path)
                 layer.to_k_ip.kernel[...] = source.to_k.kernel[...].astype(param_dtype)
                 first = source.to_v.kernel[...].astype(param_dtype)
-                layer.to_v_ip.kernel[...] = first if values == "text" else jnp.zeros_like(first)
+                layer.to_v_ip.kernel[...] = first if start == "published" else jnp.zeros_like(first)
         return adapter
 
 

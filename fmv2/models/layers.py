@@ -1,13 +1,22 @@
 """The layers that the nets of Stable Diffusion share. NHWC, attributes named as in diffusers."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
+
+Start = Literal["published", "quick"]
+"""What a net that is set beside a U-Net begins as.
+
+Published: IP-Adapter's copy of the text's values, which throws off a base that heeds its text until
+they are unlearnt; ControlNet's zeros at both ends of the map's way, of which the first end learns
+nothing before the last has. Quick: no values, so that the first step finds the base as it was, and
+zeros at the last end alone.
+"""
 
 
 class Options(TypedDict):

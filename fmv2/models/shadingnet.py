@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Num
 
 from fmv2.models.attention import AttentionChoice
 from fmv2.models.encoder import Encoder, EncoderConfig, MidBlock
-from fmv2.models.layers import Options
+from fmv2.models.layers import Options, Start
 from fmv2.models.transformer import Given
 from fmv2.models.unet import Residuals, UNet, UNetConfig
 
@@ -137,14 +137,22 @@ class ShadingNet(Encoder):
         attention: AttentionChoice = "auto",
         remat: bool = False,
         rngs: nnx.Rngs,
+        start: Start = "published",
     ) -> Self:
-        """A fresh ShadingNet as published: the U-Net's first half, behind convolutions of zeros."""
+        """A fresh ShadingNet: the U-Net's first half, behind convolutions of zeros.
+
+        Args:
+          start: as published the shading map's embedding ends in zeros too; to be quick, not.
+        """
         config = ShadingNetConfig.for_unet(unet.config)
         options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         net = cls(config, attention=attention, remat=remat, **options)
         for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
             weights = nnx.state(getattr(unet, name))
             nnx.update(getattr(net, name), jax.tree.map(lambda x: x.astype(param_dtype), weights))
+        if start == "quick":
+            last = net.controlnet_cond_embedding.conv_out.kernel
+            last[...] = nnx.initializers.lecun_normal()(rngs.params(), last.shape, param_dtype)
         return net
 
     def __call__(

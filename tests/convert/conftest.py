@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from convert import folder as folders
-from convert.random_model import write_sources
+from tests.random_model import write_sources
 
 
 class Sources(NamedTuple):

@@ -8,10 +8,10 @@ import torch
 from convert.components import plan
 from convert.kinds import identify
 from convert.peers import IResNet
-from convert.random_model import face_encoder
 from fmv2.errors import UserError
 from fmv2.models.arcface import ArcFaceConfig
 from tests.parity import randomize_, relative_error
+from tests.random_model import face_encoder
 
 # torch deprecates the exporter that published models were made with.
 pytestmark = pytest.mark.filterwarnings(

@@ -1,6 +1,5 @@
 """The commands, as a shell runs them: what they print, their exit status, what they leave."""
 
-import json
 import shutil
 import sys
 
@@ -242,10 +241,3 @@ def test_from_diffusers_needs_a_base(fmv2, sources, tmp_path):
     status, _, err = fmv2("from-diffusers", sources.model_bin, "--out", tmp_path / "x")
     assert status == 2
     assert "no Stable Diffusion folder among the sources (Face-MakeUpV2 model.bin)" in err
-
-
-def test_quickstart(capsys, tmp_path):
-    assert main(["quickstart", "--out", str(tmp_path / "x")]) == 0
-    assert "U-Net with adapter and ShadingNet" in capsys.readouterr().out
-    index = json.loads((tmp_path / "x" / "model_index.json").read_text())
-    assert index["_class_name"] == "StableDiffusionPipeline"

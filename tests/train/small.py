@@ -10,7 +10,6 @@ import numpy as np
 
 from convert.components import COMPONENTS
 from convert.folder import Model, write
-from convert.random_model import stable_diffusion
 from data.codec import Record
 from data.schema import Schema
 from fmv2.models.abstract import abstract
@@ -21,6 +20,7 @@ from fmv2.models.unet import UNetConfig
 from fmv2.models.vae import AutoencoderKLConfig
 from fmv2.tokens import Tokens
 from tests.data.faces import face_record, write_dataset
+from tests.random_model import stable_diffusion
 
 IMAGE_SIZE = 64
 SCHEDULER = {

@@ -7,7 +7,13 @@ import pytest
 
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
-from train.losses import identity_loss, map_loss, noise_loss, stratified_timesteps
+from train.losses import (
+    cubic_timesteps,
+    identity_loss,
+    map_loss,
+    noise_loss,
+    stratified_timesteps,
+)
 
 TIMESTEPS = np.array([0, 3, 250, 700, 999])
 
@@ -246,6 +252,18 @@ def test_stratified_timesteps(every, bound, total):
     chi_square = ((counts - expected) ** 2 / expected).sum()
     # Normal for many cells, with mean n - 1 and variance 2 (n - 1): four deviations.
     assert abs(chi_square - (total - 1)) < 4 * np.sqrt(2 * (total - 1))
+
+
+def test_cubic_timesteps():
+    """Four in five are of the noisier half, as u³ < 1/2 is; the sure ones lie below the bound."""
+    drawn = np.asarray(cubic_timesteps(jax.random.key(0), 100_000, 1000))
+    assert (drawn.min(), drawn.max()) == (0, 999)
+    assert abs((drawn >= 500).mean() - 0.5 ** (1 / 3)) < 0.005
+    sure = np.asarray(cubic_timesteps(jax.random.key(1), 4096, 1000, every=8, bound=250))
+    assert sure[::8].max() < 250
+    assert abs((sure.reshape(-1, 8)[:, 1:] >= 500).mean() - 0.5 ** (1 / 3)) < 0.03
+    with pytest.raises(UserError, match="one sample in 8 out of 12"):
+        cubic_timesteps(jax.random.key(0), 12, 1000, every=8, bound=250)
 
 
 def test_every_device_has_as_many_sure_ones():

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from convert.folder import Model, write
-from convert.random_model import stable_diffusion
 from fmv2.inputs import image_input, resize
 from fmv2.models.arcface import ArcFaceConfig
+from tests.random_model import stable_diffusion
 from tests.train.small import IMAGE_SIZE, SCHEDULER, write_records
 from train.config import ReportConfig, TrainConfig
 from train.optimizer import OptimizerConfig

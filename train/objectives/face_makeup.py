@@ -18,10 +18,12 @@ from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.face.align import TEMPLATE, crop_face
 from fmv2.inputs import face_features, face_identity, keep, shading_input
-from fmv2.models.id_adapter import FirstValues, IdAdapterConfig
+from fmv2.models.id_adapter import IdAdapterConfig
+from fmv2.models.layers import Start
 from fmv2.models.shadingnet import ShadingNetConfig
 from train.losses import (
     MapLoss,
+    cubic_timesteps,
     identity_loss,
     map_loss,
     noise_loss,
@@ -57,10 +59,11 @@ class FaceMakeUp:
     """Whose embedding: the record's, or what the model's face encoder sees in the aligned face."""
     rank: int = 128
     """Of the LoRA of an adapter that begins afresh."""
-    values: FirstValues = "text"
-    """What a fresh adapter adds of the face: the text's values, as published, or zero, so that the
-    first step finds the base as it was. A base that heeds its text much needs many steps to get
-    over the first."""
+    start: Start = "published"
+    """What a fresh adapter and ShadingNet begin as, see `fmv2.models.layers.Start`."""
+    timesteps: Literal["uniform", "cubic"] = "uniform"
+    """Which training steps are drawn: all alike, or most of them noisy, where the layout that the
+    shading map tells is decided; the fewer steps a run has, the more that counts."""
     min_snr_gamma: float | None = None
     """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
     latents: LatentSource = "vae"
@@ -143,6 +146,9 @@ class FaceMakeUp:
         total = schedule.num_train_timesteps
 
         def timesteps(key, count):
+            if self.timesteps == "cubic":
+                some = {"every": self.id_every, "bound": self.id_bound} if self.id_weight else {}
+                return cubic_timesteps(key, count, total, **some)
             if not self.id_weight:
                 return uniform_timesteps(key, count, total)
             return stratified_timesteps(key, count, self.id_every, self.id_bound, total)

@@ -14,7 +14,9 @@ def tiny() -> TrainConfig:
     """The whole objective; identities by the model's own face encoder."""
     return TrainConfig(
         steps=2000,
-        objective=FaceMakeUp(map_weight=1e-2, identity="face_encoder", rank=16, values="zero"),
+        objective=FaceMakeUp(
+            map_weight=3e-2, identity="face_encoder", rank=16, start="quick", timesteps="cubic"
+        ),
         optimizer=OptimizerConfig(
             name="muon", learning_rate=5e-3, vector_rate=0.1, warmup_steps=20, ema_decay=0.98
         ),

@@ -3,7 +3,8 @@
     fmv2 train tiny_clip --data RECORDS --out RUN
 
 Records as for tiny_vae. Hardware: one CPU core. Time and result: 12 minutes; of the 64
-captions of a batch 29 % find their picture at the end of training. No figure on others.
+captions of a batch 29 % find their picture at the end of training. As shipped (3000 steps of 128 on
+an H200, 2 minutes): of 128 captions of people held out 55 % do.
 """
 
 import dataclasses

@@ -4,7 +4,8 @@
 
 Records as for tiny_vae. The camera's crop is the whole picture, as it is in the procedural world.
 Hardware: one CPU core. Time and result: 9 minutes; on 450 pictures of 75 people held out pose is
-2.9° off and light by 0.14 of itself; of the shape it tells nothing.
+2.9° off and light by 0.14 of itself; of the shape it tells nothing. As shipped (3000 steps on an
+H200, a minute): 1.9° and 0.11, and of the shape nothing either.
 """
 
 from train.config import TrainConfig

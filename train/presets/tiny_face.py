@@ -5,7 +5,8 @@
 Records as for tiny_vae: 1500 people with six pictures each. Where there are others,
 `--objective.identities` says how many. Hardware: one CPU core. Time and result: 25 minutes; on 450
 pictures of 75 people held out cosines of 0.18 with themselves and 0.00 with others, and of 24 of
-them 42 % are nearest to themselves.
+them 42 % are nearest to themselves. As shipped (3000 steps of 64 on an H200, 3 minutes, 5700
+people): 0.32, 0.00 and 73 %.
 """
 
 from train.config import TrainConfig

@@ -5,7 +5,8 @@
 
 Records as for tiny_vae. It is no part of the base, and its seed is its own. Hardware: one CPU core.
 Time and result: 26 minutes; on 450 pictures of 75 people held out pose is 4.4° off, hats are told
-at 97 % and hair's colours at 73 %, and of 24 people 32 % are nearest to themselves.
+at 97 % and hair's colours at 73 %, and of 24 people 32 % are nearest to themselves. As shipped
+(6000 steps of 32 on an H200, 3 minutes): 2.9°, 99.8 %, 83 % and 64 %.
 """
 
 import dataclasses

@@ -4,7 +4,8 @@
     fmv2 train tiny_vae --data RECORDS --out RUN
 
 Hardware: one CPU core. Time and result: 21 minutes; 5.6 of 255 is the mean error on eight pictures,
-and eyes stay soft.
+and eyes stay soft. As shipped (4000 steps of 16 on an H200, 2 minutes): 3.8 of 255, on 48 pictures
+of people held out.
 """
 
 from train.config import TrainConfig

@@ -228,10 +228,10 @@ def test_gradients_of_adapter_and_shadingnet_equal_torch(adapter):
     assert max(errors.values()) <= 1e-3, sorted(errors.items(), key=lambda e: -e[1])[:5]
 
 
-@pytest.mark.parametrize(("values", "scale"), [("text", 0.0), ("zero", 1.0)])
-def test_nothing_learnt_is_the_base_to_the_bit(values, scale):
+@pytest.mark.parametrize(("start", "scale"), [("published", 0.0), ("quick", 1.0)])
+def test_nothing_learnt_is_the_base_to_the_bit(start, scale):
     _, ours = test_unet.pair(TINY)
-    fields = {**SMALL, "values": values}
+    fields = {**SMALL, "start": start}
     fresh = jax.jit(lambda net: IdAdapter.from_unet(net, rngs=nnx.Rngs(0), **fields))(ours)
     given, (embedding, features) = test_unet.inputs(TINY), identity()
 

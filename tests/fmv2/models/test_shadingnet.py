@@ -1,5 +1,7 @@
 """ShadingNet against diffusers' ControlNetModel on random weights."""
 
+from functools import partial
+
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -29,10 +31,10 @@ def pair(unet: UNetConfig) -> tuple[diffusers.ControlNetModel, ShadingNet]:
     return theirs, engine.load(net, refs(theirs.state_dict()), table, name="shadingnet")
 
 
-@jax.jit
-def fresh_net(unet):
+@partial(jax.jit, static_argnames="start")
+def fresh_net(unet, start="published"):
     """Compiled, so that no weight is drawn that the U-Net's then replace."""
-    return ShadingNet.from_unet(unet, rngs=nnx.Rngs(0))
+    return ShadingNet.from_unet(unet, rngs=nnx.Rngs(0), start=start)
 
 
 def shading_map(height=128, width=128):
@@ -63,16 +65,18 @@ def test_the_net_equals_diffusers(name, height, width, scale):
         assert relative_error(ours_, to_nhwc(theirs_)) <= 1e-4
 
 
-def test_a_fresh_net_is_the_unets_half_and_adds_nothing():
+@pytest.mark.parametrize("start", ["published", "quick"])
+def test_a_fresh_net_is_the_unets_half_and_adds_nothing(start):
     theirs, unet = test_unet.pair(TINY)
-    fresh = fresh_net(unet)
+    fresh = fresh_net(unet, start=start)
     expected = diffusers.ControlNetModel.from_unet(theirs).state_dict()
     actual = dict(engine.dump(fresh, shadingnet_table.table(fresh.config)))
     assert actual.keys() == expected.keys()
     for key, value in actual.items():
         if not key.startswith("controlnet_cond_embedding."):  # random on both sides
             np.testing.assert_array_equal(value, expected[key].numpy(), err_msg=key)
-    assert not np.any(actual["controlnet_cond_embedding.conv_out.weight"])
+    hears = np.any(actual["controlnet_cond_embedding.conv_out.weight"])
+    assert hears == (start == "quick")
     latents, timesteps, _ = test_unet.inputs(TINY)
     tokens = test_unet.normal(2, 4, 32)
     residuals = jax.jit(lambda net, *args: net(*args))(

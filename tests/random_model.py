@@ -1,4 +1,4 @@
-"""A tiny model of random weights in the forms that PyTorch programs ship, for quickstart and tests.
+"""A tiny model of random weights in the forms that PyTorch programs ship.
 
 It has every part of Stable Diffusion 1.5 and of Face-MakeUpV2, down to the 32 attention layers, in
 widths that any machine runs.
