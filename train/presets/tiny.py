@@ -15,10 +15,15 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         steps=2000,
         objective=FaceMakeUp(
-            map_weight=3e-2, identity="face_encoder", rank=16, start="quick", timesteps="cubic"
+            map_weight=2e-2, identity="face_encoder", rank=16, start="quick", timesteps="cubic"
         ),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=5e-3, vector_rate=0.1, warmup_steps=20, ema_decay=0.98
+            name="muon",
+            learning_rate=5e-3,
+            vector_rate=0.1,
+            schedule="wsd",
+            warmup_steps=20,
+            ema_decay=0.98,
         ),
         batch_size=16,
         size=128,
