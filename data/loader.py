@@ -69,7 +69,7 @@ class LoaderConfig:
         counts |= {"mask_grids": min(self.mask_grids, default=1)}
         counts |= {"epochs": 1 if self.epochs is None else self.epochs}
         faults = [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n < 1]
-        chances = {f"drops.{k}": v for k, v in dataclasses.asdict(self.drops).items()}
+        chances = {f"drops.{k}": getattr(self.drops, k) for k in ("text", "id", "both", "face")}
         chances |= {"attribute": self.attribute, "flip": self.flip}
         faults += [
             f"{name} must be a probability, 0 to 1, got {chance}"

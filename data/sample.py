@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,9 @@ class Drops:
     """Both. Of these three at most one befalls a sample."""
     face: float = 0.5
     """The face's pixels alone, whatever else is hidden."""
-    masks: bool = True
-    """A caption's masks go with it. As published they stay, over tokens that are only padding."""
+    masks: Literal["with_text", "never", "always"] = "with_text"
+    """A caption's masks go with it. As published they never do, and lie over tokens that are only
+    padding. Always: no sample has masks, which trains without the map term by the same program."""
 
 
 class Dice(NamedTuple):
@@ -59,7 +60,8 @@ class Dice(NamedTuple):
         return cls(
             kind=int(kind >= attribute),
             text_dropped=bool(text_only or both),
-            masks_dropped=bool(drops.masks and (text_only or both)),
+            masks_dropped=drops.masks == "always"
+            or bool(drops.masks == "with_text" and (text_only or both)),
             id_dropped=bool(id_dropped),
             face_dropped=bool(face < drops.face or id_dropped),
             flipped=bool(flipped < flip),

@@ -52,9 +52,11 @@ class NotFiniteError(Exception):
         self.metrics = metrics
 
 
-def train(config: TrainConfig) -> int:
+def train(config: TrainConfig, *, until: int | None = None) -> int:
     """Trains until all steps are made; the last line says the digest of the state.
 
+    Args:
+      until: or until so many are, at the learning rates of all of them.
     Returns:
       the exit status: 0; 1 after a loss that was not finite; 128 and the signal's number where one
       ended the run. The state has been saved in each case.
@@ -66,6 +68,7 @@ def train(config: TrainConfig) -> int:
     run, state = prepare(config, console)
     about = _about(run)
     first = run.resumes_at or 0
+    last = config.steps if until is None else min(until, config.steps)
     if first:
         check_inputs(config, first, about.inputs)
     assert config.out is not None  # prepare has seen to it
@@ -83,7 +86,7 @@ def train(config: TrainConfig) -> int:
         validate, sample = make_validation(run), make_sampler(run)
         asked, flight, number = None, None, first
         try:
-            while number < config.steps and not asked:
+            while number < last and not asked:
                 number += 1
                 trace.begins(number)
                 before = loader.state()
@@ -92,7 +95,7 @@ def train(config: TrainConfig) -> int:
                 state, metrics = run.step(state, run.frozen, batch)
                 landing, flight = flight, Flight(number, metrics, batch.index, before)
                 _land(landing, report, trace)
-                asked, ends = stop.asked(number), number == config.steps
+                asked, ends = stop.asked(number), number == last
                 if asked or ends or _due(number, config):
                     _land(flight, report, trace)
                     flight = None

@@ -1,6 +1,7 @@
 """`fmv2 data synth`."""
 
 from pathlib import Path
+from typing import Literal
 
 from data import beam, console, shards
 from fmv2.errors import UserError
@@ -14,6 +15,7 @@ def synth(
     size: int,
     seed: int,
     images_per_identity: int = 8,
+    faces: Literal["own", "other"] = "own",
     tokenizer: Path = EMBEDDED,
     workers: int | None = None,
     runner: str = beam.LOCAL,
@@ -30,6 +32,8 @@ def synth(
       size: pixels of a picture's side, a multiple of 8 from 32 on.
       seed: of everything that is drawn, from 0 on.
       images_per_identity: pictures of each person, in different pose, light, expression and dress.
+      faces: whether a record's aligned face is its own picture's, as in upstream's records, or that
+        of another picture of the same person: then it tells who it is, and not how the picture is.
       tokenizer: the folder of the CLIP tokenizer that token masks are made for: that of the model
         that is to be trained. The embedded default's own when left out.
       workers: processes on this machine, one per core when left out. Each starts in seconds.
@@ -46,6 +50,8 @@ def synth(
         )
         if value < lowest
     ]
+    if faces == "other" and images_per_identity == 1:
+        faults.append("--faces other needs --images-per-identity of 2 or more")
     if size < 32 or size % 8:
         faults.append(f"--size is {size}: expected a multiple of 8 from 32 on, such as 128")
     if faults:
@@ -59,6 +65,7 @@ def synth(
         size=size,
         images_per_identity=images_per_identity,
         tokenizer=tokenizer,
+        faces=faces,
     )
     summary = shards.write(
         source,

@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -26,6 +26,9 @@ VERSION = 1
 
 _AT_ONCE = 8
 """Pictures that one call of the renderer draws."""
+Faces = Literal["own", "other"]
+"""Which picture a record's aligned face is cut from: its own, as upstream has it, or another of the
+same person, whose pose, light and dress tell nothing of those of this one."""
 _LEAST_PIXELS = 1 / 8000
 """Of the picture: a region that is smaller is not seen, and not spoken of."""
 _HELD_OUT = 0.05
@@ -61,6 +64,7 @@ class World:
     """Pixels of a picture's side."""
     images_per_identity: int
     tokenizer: Path
+    faces: Faces = "own"
 
     @property
     def schema(self) -> Schema:
@@ -82,6 +86,7 @@ class World:
             "count": self.count,
             "size": self.size,
             "images_per_identity": self.images_per_identity,
+            "faces": self.faces,
         }
 
     def fingerprint(self) -> str:
@@ -108,6 +113,26 @@ class World:
         """Rendered a few at a time; what is drawn together has no influence on any of it."""
         for first in range(0, len(items), _AT_ONCE):
             some = items[first : first + _AT_ONCE]
+            shown = [self._shown(item) for item in some]
+            drawn = self._drawn([*some, *(item for item in shown if item not in some)])
+            for item, face_of in zip(some, shown, strict=True):
+                (factors, picture), (_, other) = drawn[item], drawn[face_of]
+                yield self._record(item, factors, {**picture, "face": other["face"]})
+
+    def _shown(self, item: int) -> int:
+        """The item whose face this one's record has: the person's next, and after the last the
+        first."""
+        if self.faces == "own":
+            return item
+        person, place = divmod(item, self.images_per_identity)
+        first = person * self.images_per_identity
+        return first + (place + 1) % min(self.images_per_identity, self.count - first)
+
+    def _drawn(self, items: Sequence[int]) -> dict[int, tuple[Factors, dict[str, np.ndarray]]]:
+        """Causes and pictures by item."""
+        found = {}
+        for first in range(0, len(items), _AT_ONCE):
+            some = items[first : first + _AT_ONCE]
             causes = [
                 chance.factors(self.seed, item, item // self.images_per_identity) for item in some
             ]
@@ -115,7 +140,8 @@ class World:
             filled = causes + [causes[-1]] * (_AT_ONCE - len(some))
             pictures = draw(chance.stack(filled), self.size)
             for i, item in enumerate(some):
-                yield self._record(item, causes[i], {k: v[i] for k, v in pictures.items()})
+                found[item] = causes[i], {k: v[i] for k, v in pictures.items()}
+        return found
 
     @functools.cached_property
     def _tokens(self) -> Tokens:

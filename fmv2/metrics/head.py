@@ -29,7 +29,7 @@ def shading_maps(reading: Reading, head: Head, *, size: int) -> Float[Array, "n 
 
 
 def shading_error(
-    found: Num[np.ndarray, "n h w 3"], wanted: Num[np.ndarray, "n h w 3"]
+    found: Num[np.ndarray, "n h w 3"], wanted: Num[np.ndarray, "n h w 3"], *, cell: int = 1
 ) -> Float[np.ndarray, " n"]:
     """Root mean square difference where either map shows a face, in [0, 1].
 
@@ -38,9 +38,18 @@ def shading_error(
     Args:
       found: bytes, or [0, 1].
       wanted: likewise.
+      cell: side in pixels of the squares whose means are compared. At 1 an edge that is a pixel off
+        weighs as much as a wrong light.
     """
-    either = np.maximum(in_unit(found), in_unit(wanted)).any(axis=-1)
+    found, wanted = (_means(in_unit(x), cell) for x in (found, wanted))
+    either = np.maximum(found, wanted).any(axis=-1)
     return change(found, wanted, np.asarray(either))
+
+
+def _means(maps: Float[np.ndarray, "n h w 3"], cell: int) -> Float[np.ndarray, "n i j 3"]:
+    count, height, width, channels = maps.shape
+    squares = maps.reshape(count, height // cell, cell, width // cell, cell, channels)
+    return squares.mean(axis=(2, 4))
 
 
 def pose_error(

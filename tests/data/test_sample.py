@@ -88,12 +88,19 @@ def test_as_published_masks_stay_when_their_text_goes(record):
         np.testing.assert_array_equal(mask, plain.masks[grid])
 
 
-@pytest.mark.parametrize("masks", [True, False])
-def test_whether_masks_go_with_their_text_is_a_setting(masks):
+@pytest.mark.parametrize(
+    ("masks", "hidden"),
+    [
+        ("with_text", lambda throw: throw.text_dropped),
+        ("never", lambda _: False),
+        ("always", lambda _: True),
+    ],
+)
+def test_whether_masks_go_with_their_text_is_a_setting(masks, hidden):
     drops = Drops(text=0.5, both=0.2, masks=masks)
     throws = [Dice.throw(0, n, attribute=0.5, drops=drops, flip=0.0) for n in range(50)]
     assert {t.text_dropped for t in throws} == {True, False}
-    assert all(t.masks_dropped == (t.text_dropped and masks) for t in throws)
+    assert all(t.masks_dropped == hidden(t) for t in throws)
 
 
 def test_a_phrase_whose_tokens_were_cut_off_has_no_mask(record):

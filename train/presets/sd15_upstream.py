@@ -29,6 +29,6 @@ def sd15_upstream() -> TrainConfig:
             clip_norm=None,
             ema_decay=None,
         ),
-        drops=Drops(text=0.05, face=0.5, id=0.0, both=0.0, masks=False),
+        drops=Drops(text=0.05, face=0.5, id=0.0, both=0.0, masks="never"),
         mask_resize="bilinear",
     )

@@ -3,9 +3,9 @@
     fmv2 train tiny_unet --data RECORDS --base MODEL --out RUN
 
 Records as for tiny_vae; MODEL holds at least the VAE and the text encoder. Hardware: one CPU core.
-Time and result: its 6000 steps take some three hours at 1.8 s each and were not run. As shipped (5414
-steps of 64 on an H200, 5 minutes; then 1000 of 16 on one core with a rate that falls, 30 minutes):
-heads with the hat, hair, lips and clothes that the prompt names; eyes and thin rims are soft.
+Time and result: its 6000 steps, three hours at 1.8 s each, were not run. As shipped (5414 steps
+of 64 on an H200, 5 minutes; then 1000 of 16 on one core with a rate that falls, 30 minutes): heads
+with the hat, hair, lips and clothes that the prompt names; eyes and thin rims are soft.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """What the trained model is asked for: people that nothing has seen, in other people's scenes."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,16 +31,14 @@ class Scenes(NamedTuple):
     """Where on it each region is that the prompt names."""
 
 
-def held_out(of: World, most: int) -> Scenes:
-    """Scenes of the people whom this world holds out for validation, `most` of them at most.
+def held_out(of: World, count: int) -> Scenes:
+    """Scenes of so many people, the first who are in none of this world's records.
 
     Each stays under the camera of their own picture, as a person who asks for another pose does.
     """
-    shards = of.shards()
-    items = [item for shard in shards if shard.split == "validation" for item in shard.items]
-    first = {item // of.images_per_identity: item for item in reversed(items)}
-    people = sorted(first)[:most]
-    own = [chance.factors(of.seed, first[number], number) for number in people]
+    first = math.ceil(of.count / of.images_per_identity)
+    people = range(first, first + count)
+    own = [chance.factors(of.seed, of.images_per_identity * number, number) for number in people]
     targets = [into(person, scene) for person, scene in zip(own, _others(own), strict=True)]
     drawn = world.draw(chance.stack([*own, *targets]), of.size)
     seen, made = ({k: v[some] for k, v in drawn.items()} for some in _halves(len(own)))

@@ -54,6 +54,14 @@ def test_records_do_not_depend_on_their_company(records):
         assert one.optional["labels"] == two.optional["labels"]
 
 
+def test_faces_may_be_those_of_another_picture(records):
+    other = list(world(faces="other").records(range(3, 8)))
+    shown = [record.face for record in records]
+    assert [one.face for one in other] == [shown[n] for n in (0, 5, 6, 7, 4)]
+    assert [one.image for one in other] == [record.image for record in records[3:8]]
+    assert world(faces="other").fingerprint() != world().fingerprint()
+
+
 def test_people_are_recognised_by_their_code(records):
     codes = np.stack([record.face_id for record in records])
     same = np.arange(12)[:, None] // 4 == np.arange(12)[None] // 4

@@ -56,6 +56,8 @@ def test_shading_counts_where_either_map_shows_a_face():
     bytes_ = (255 * other).astype(np.uint8)
     np.testing.assert_allclose(shading_error(bytes_, other), 0, atol=0.003)
     np.testing.assert_array_equal(shading_error(0 * one, 0 * one), np.nan)
+    # In cells of two pixels a half of one column of cells stands where a half of both is wanted.
+    np.testing.assert_allclose(shading_error(one, other, cell=2), 0.25)
 
 
 def test_a_perfect_reading_gives_the_record_s_own_map():

@@ -91,7 +91,7 @@ def test_other_folders_are_left_alone(tmp_path):
 
 def test_an_ending_run_ends_it(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "synth", lambda **given: None)
-    monkeypatch.setattr(job, "train", lambda config: 143)
+    monkeypatch.setattr(job, "train", lambda config, until: 143)
     assert job.run(tmp_path / "out", STEPS) == 143
 
 
