@@ -83,6 +83,18 @@ def test_a_stopped_run_says_how_to_resume_and_ends_as_if_nothing_had_been(
     assert losses_of(tmp_path / "stopped") == losses_of(out)
 
 
+def test_a_run_may_be_made_in_parts(inputs, finished, tmp_path, capfd):
+    whole, out = finished
+    config = toy_run(*inputs, tmp_path / "parts")
+    assert train(config, until=3) == 0
+    assert capfd.readouterr().out.startswith("done at step 3 of 6;")
+    assert steps_of(tmp_path / "parts")[-1] == 3
+    assert train(config, until=9) == train(whole) == 0
+    parts, at_once = capfd.readouterr().out.splitlines()
+    assert digest_of(parts) == digest_of(at_once)
+    assert losses_of(tmp_path / "parts") == losses_of(out)
+
+
 def test_metrics_are_read_while_the_next_step_is_at_work(inputs, tmp_path, monkeypatch):
     order = []
     prepare, report = loop.prepare, loop.Report.step

@@ -15,7 +15,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         steps=2000,
         objective=FaceMakeUp(
-            map_weight=2e-2, identity="face_encoder", rank=16, start="quick", timesteps="cubic"
+            map_weight=0.1, identity="face_encoder", rank=16, start="quick", timesteps="cubic"
         ),
         optimizer=OptimizerConfig(
             name="muon",

@@ -19,7 +19,7 @@ from train.config import ReportConfig
 from train.presets.tiny import tiny
 from train.quickstart.command import quickstart
 
-STEPS = 4
+STEPS = 8
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     with Image.open(out / "grid.png") as grid:
         pixels = np.asarray(grid)
     assert pixels.std() > 10
-    assert runs.steps(out / "run") == [1, 2, 3, 4]
+    assert runs.steps(out / "run") == list(range(1, 9))
 
     # What is there is not made again, and what is missing is.
     for name in ("records", "run", "run-no-map", "model"):
@@ -75,8 +75,8 @@ def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verdict, "write_verdict", lambda *given: asked.append(given))
     assert job.run(out, STEPS) == 0
     assert [given[2] for given in asked] == [1]
-    with pytest.raises(UserError, match="was begun with --steps 4, not 8"):
-        job.run(out, 8)
+    with pytest.raises(UserError, match="was begun with --steps 8, not 16"):
+        job.run(out, 16)
     jax.config.update("jax_compilation_cache_dir", before)
 
 
@@ -84,8 +84,8 @@ def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(UserError, match="is not a quickstart's"):
         job.run(tmp_path, STEPS)
-    with pytest.raises(UserError, match="--steps is 3: expected 4 or more"):
-        job.run(tmp_path / "out", 3)
+    with pytest.raises(UserError, match="--steps is 7: expected 8 or more"):
+        job.run(tmp_path / "out", 7)
     assert not (tmp_path / "out").exists()
 
 
@@ -101,7 +101,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(job, "synth", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        quickstart(out=tmp_path / "out", steps=7)
+        quickstart(out=tmp_path / "out", steps=9)
     assert (
-        f"go on with: fmv2 quickstart --out {tmp_path / 'out'} --steps 7" in capsys.readouterr().err
+        f"go on with: fmv2 quickstart --out {tmp_path / 'out'} --steps 9" in capsys.readouterr().err
     )
