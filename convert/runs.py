@@ -29,9 +29,15 @@ STATE, LOADER, CONFIG, INPUTS, NETS = "state", "loader", "config", "inputs", "ne
 """What a checkpoint holds: arrays by dotted path, and JSON."""
 
 
+def checkpoints(run: epath.PathLike) -> epath.Path:
+    """Where a run's checkpoints are, as an absolute path: Orbax takes no other."""
+    folder = epath.Path(run)
+    return (folder if folder.is_absolute() else epath.Path(Path.cwd()) / folder) / CHECKPOINTS
+
+
 def is_run(path: epath.PathLike) -> bool:
     """Whether a training run wrote into this folder."""
-    return (epath.Path(path) / CHECKPOINTS).is_dir()
+    return checkpoints(path).is_dir()
 
 
 def identify(path: Path) -> Source:
@@ -47,7 +53,7 @@ def steps(run: epath.PathLike) -> list[int]:
     """Those that have a checkpoint, oldest first; what is half-written does not count."""
     from orbax.checkpoint.path import step as step_paths  # takes a second, as all of Orbax
 
-    folder = epath.Path(run) / CHECKPOINTS
+    folder = checkpoints(run)
     return sorted(step_paths.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
@@ -67,7 +73,7 @@ def choose(run: epath.PathLike, step: int | None = None) -> int:
 
 def read_json(run: epath.PathLike, step: int, item: str) -> dict[str, Any]:
     """CONFIG, INPUTS, LOADER or NETS of a checkpoint."""
-    path = epath.Path(run) / CHECKPOINTS / str(step) / item / "metadata"
+    path = checkpoints(run) / str(step) / item / "metadata"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -93,7 +99,7 @@ def source(run: Path, *, step: int | None = None, raw: bool = False) -> Source:
       UserError: there is no such checkpoint.
     """
     step = choose(run, step)
-    folder = epath.Path(run) / CHECKPOINTS / str(step) / STATE
+    folder = checkpoints(run) / str(step) / STATE
     shapes = _shapes(folder)
     averaged = not raw and any(name.startswith("ema.") for name in shapes)
     groups = ("ema." if averaged else "params.", "stats.")
@@ -128,7 +134,7 @@ def arrays(run: Path, name: str, *, step: int | None = None) -> dict[str, np.nda
     nets = read_json(run, step, NETS)
     if name not in nets:
         raise UserError(f"{run}: this run trains no {name}, but {', '.join(nets)}")
-    folder = epath.Path(run) / CHECKPOINTS / str(step) / STATE
+    folder = checkpoints(run) / str(step) / STATE
     leaves = _leaves(_shapes(folder), ("params.", "stats."), name)
     held = _Arrays(folder, tuple(leaves.values()))
     return {leaf: held.take(path) for leaf, path in leaves.items()}

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from convert import runs
-from convert.runs import CHECKPOINTS, CONFIG, INPUTS, LOADER, NETS, STATE
+from convert.runs import CONFIG, INPUTS, LOADER, NETS, STATE
 from fmv2.errors import UserError
 from train.step import TrainState
 
@@ -56,7 +56,7 @@ class Checkpoints:
         """
         # Orbax logs what fails once per thread, with tracebacks: here it is said once, in a line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.path = epath.Path(out) / CHECKPOINTS
+        self.path = runs.checkpoints(out)
         policies: list[Any] = [checkpoint_managers.LatestN(keep_last)]
         if keep_every is not None:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))

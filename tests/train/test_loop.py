@@ -83,9 +83,10 @@ def test_a_stopped_run_says_how_to_resume_and_ends_as_if_nothing_had_been(
     assert losses_of(tmp_path / "stopped") == losses_of(out)
 
 
-def test_a_run_may_be_made_in_parts(inputs, finished, tmp_path, capfd):
+def test_a_run_may_be_made_in_parts(inputs, finished, tmp_path, monkeypatch, capfd):
     whole, out = finished
-    config = toy_run(*inputs, tmp_path / "parts")
+    monkeypatch.chdir(tmp_path)
+    config = toy_run(*inputs, Path("parts"))
     assert train(config, until=3) == 0
     assert capfd.readouterr().out.startswith("done at step 3 of 6;")
     assert steps_of(tmp_path / "parts")[-1] == 3

@@ -75,6 +75,7 @@ def run(out: Path, steps: int) -> int:
     """
     if steps < SHARE:
         raise UserError(f"--steps is {steps}: expected {SHARE} or more")
+    out = out.absolute()  # a name such as quickstart/model could be one on the hub, too
     console = Console(stderr=True)
     # What is compiled once is compiled once, also where a run was interrupted.
     jax.config.update("jax_compilation_cache_dir", str(out / "cache"))
