@@ -4,8 +4,8 @@
 
 Hardware: two CPU cores are enough. Time and result: of the 2000 steps the quickstart makes 240, at
 1.55 s each behind two minutes of compiling. Its people, held out: 0.60 of the attributes asked for
-(true pictures 0.96, base 0.69), pose 17° off (without the shading map 22°, true 3°), cosine with the
-reference 0.09 (without the face 0.02, true 0.73). More than 320 steps were not run.
+(true pictures 0.96, base 0.69), pose 17° off (without the shading map 22°, true 3°), cosine with
+the reference 0.09 (without the face 0.02, true 0.73). More than 320 steps were not run.
 """
 
 from train.config import ReportConfig, TrainConfig
