@@ -231,7 +231,9 @@ def test_what_ends_the_job_lets_workers_end_their_batches(dataset, number):
     expected = batches(dataset, 6)
     with Loader(dataset, "train", Words(), dataclasses.replace(CONFIG, workers=1)) as loader:
         found = [next(loader)]
-        for worker in multiprocessing.active_children():
+        workers = multiprocessing.active_children()
+        assert workers
+        for worker in workers:
             assert worker.pid is not None
             os.kill(worker.pid, number)
         found += itertools.islice(loader, 5)

@@ -63,7 +63,7 @@ class FaceMakeUp:
     """What a fresh adapter and ShadingNet begin as, see `fmv2.models.layers.Start`."""
     timesteps: Literal["uniform", "cubic"] = "uniform"
     """Which training steps are drawn: all alike, or most of them noisy, where the layout that the
-    shading map tells is decided; the fewer steps a run has, the more that counts."""
+    shading map tells is decided."""
     min_snr_gamma: float | None = None
     """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
     latents: LatentSource = "vae"
