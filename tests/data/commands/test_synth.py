@@ -58,3 +58,5 @@ def test_bad_values_are_refused_all_at_once(run):
     )
     assert "--size is 24" in run(size=24)[1]
     assert "--workers is 0" in run(workers=0)[1]
+    alone = run(faces="other", images_per_identity=1)[1]
+    assert "--faces other needs --images-per-identity of 2 or more" in alone
