@@ -1,5 +1,6 @@
 """A run's step and what it works on, as shapes with shardings: all that a compiler needs."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,12 +62,20 @@ def jit_step(
       graph: of the trained nets, from `train.step.split`.
       state: with shardings; its values are not looked at.
     """
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    objective: Any = config.objective
+    leaves, tree = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
+    return _jit_step(
+        config.objective, config.optimizer, config.steps, graph, schedule, mesh, tuple(leaves), tree
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _jit_step(objective: Any, settings, steps, graph, schedule, mesh, leaves, tree):
+    """Remembered, so that two runs of one program in one process compile it once."""
     if mesh.shape["fsdp"] > 1:
         objective = _Gathered(objective, mesh)
-    step = make_step(objective, graph, optimizer, config.optimizer, schedule)
-    placed = jax.tree.map(lambda x: x.sharding, state)
+    optimizer = make_optimizer(settings, steps)
+    step = make_step(objective, graph, optimizer, settings, schedule)
+    placed = jax.tree.unflatten(tree, leaves)
     return jax.jit(under(mesh, step), donate_argnums=0, out_shardings=(placed, None))
 
 

@@ -70,13 +70,13 @@ def map_loss(
       token_mask: the tokens of phrase k.
       masks: the fraction of each cell in its region.
       valid: which phrases count. One without tokens never does.
-      form: "mass": the part of the phrase's attention that falls outside its region, which a map
-        can bring to 0. Inside are the cells that the region covers at least half as much as the one
-        it covers most, so that brows and lips keep theirs on any grid; where it covers none, the
-        phrase does not count. "upstream": the published squared difference between each token's
-        probability and the region's mask (binarised at one half), of which the tokens' mean is one
-        more column; since probabilities over tokens sum to 1, two tokens that share a region cannot
-        bring it to 0. "none": 0.
+      form: "mass": the part of the phrase's attention, of all heads together, that falls outside
+        its region, which a map can bring to 0. Inside are the cells that the region covers at least
+        half as much as the one it covers most, so that brows and lips keep theirs on any grid;
+        where it covers none, the phrase does not count. "upstream": the published squared
+        difference between each token's probability and the region's mask (binarised at one half),
+        of which the tokens' mean is one more column; since probabilities over tokens sum to 1, two
+        tokens that share a region cannot bring it to 0. "none": 0.
     """
     if form == "none":
         return jnp.zeros(())
@@ -99,9 +99,10 @@ def map_loss(
 
 
 def _mass_outside(probabilities, tokens, count, region):
-    of_phrase = _einsum("bhqt,bkt->bkhq", probabilities, tokens)
-    inside = _einsum("bkhq,bkq->bkh", of_phrase, region)
-    return 1 - (inside / jnp.maximum(of_phrase.sum(axis=-1), 1e-12)).mean(axis=-1)
+    # A head that does not look at the phrase has no say: alone, its 1e-9 would weigh as much.
+    of_phrase = _einsum("bhqt,bkt->bkq", probabilities, tokens)
+    inside = _einsum("bkq,bkq->bk", of_phrase, region)
+    return 1 - inside / jnp.maximum(of_phrase.sum(axis=-1), 1e-12)
 
 
 def _squared_difference(probabilities, tokens, count, region):

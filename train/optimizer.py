@@ -101,7 +101,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             b2 = 0.99 if b2 is None else b2
             main = optax.lion(rate, b1, b2, mu_dtype=jnp.bfloat16, **decay)
         case "muon":
-            main = muon(
+            each = muon(
                 rate,
                 adam_learning_rate=lambda step: config.vector_rate * rate(step),
                 adam_b1=b1,
@@ -112,6 +112,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
                 muon_weight_dimension_numbers=_matrices,
                 consistent_rms=0.2,
             )
+            main = _in_stacks(each)
         case "adafactor":
             main = optax.chain(
                 optax.scale_by_factored_rms(),
@@ -133,18 +134,58 @@ def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     return jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
 
 
-def _matrices(params: Any) -> Any:
+_KERNELS = "kernels"
+_Stacks = dict[str, jax.Array]
+
+
+def _in_stacks(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same step, made for all weights of one shape at once.
+
+    A net of hundreds of kernels has some thirty shapes of them, and XLA would compile Muon's loop
+    for each kernel by itself.
+    """
+
+    def init(params):
+        return inner.init(_stack(params))
+
+    def update(updates, state, params=None):
+        given = None if params is None else _stack(params)
+        stacks, state = inner.update(_stack(updates), state, given)
+        return _unstack(stacks, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _stack(tree: Any) -> _Stacks:
+    groups: dict[str, list[jax.Array]] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        groups.setdefault(_group(path, x), []).append(x)
+    return {name: jnp.stack(group) for name, group in groups.items()}
+
+
+def _unstack(stacks: Any, like: Any) -> Any:
+    each = {name: iter(stack) for name, stack in stacks.items()}
+    return jax.tree_util.tree_map_with_path(lambda path, x: next(each[_group(path, x)]), like)
+
+
+def _group(path: Any, x: jax.Array) -> str:
+    kernel = x.ndim > 1 and "embedding" not in jax.tree_util.keystr(path)
+    return f"{_KERNELS if kernel else 'others'} {x.dtype} {x.shape}"
+
+
+def _matrices(stacks: Any) -> Any:
     """How Muon sees a kernel as a matrix: its last axis against all others. None is NAdamW's.
 
     Embeddings are, each row being a thing of its own; optax has no decay for them alone.
     """
 
-    def matrix(path, x):
-        if x.ndim < 2 or "embedding" in jax.tree_util.keystr(path):
+    def matrix(path, stack):
+        if _KERNELS not in jax.tree_util.keystr(path):
             return None
-        return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+        last = stack.ndim - 1
+        return MuonDimensionNumbers(tuple(range(1, last)), last)
 
-    return jax.tree_util.tree_map_with_path(matrix, params)
+    return jax.tree_util.tree_map_with_path(matrix, stacks)
 
 
 def _decays(params: Any) -> Any:

@@ -21,20 +21,29 @@ from fmv2.models.layers import Options, Start
 from fmv2.models.transformer import Given
 from fmv2.models.unet import Residuals, UNet, UNetConfig
 
+_SD_EMBEDDING, _SD_WIDTH = (16, 32, 96, 256), 320
+"""Widths of ControlNet's embedding, beside a U-Net that begins with so many channels."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShadingNetConfig(EncoderConfig):
     """The shape of a ShadingNet: of the U-Net's way down, and of the shading map's embedding."""
 
     conditioning_channels: int = 3
-    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+    conditioning_embedding_out_channels: tuple[int, ...] = _SD_EMBEDDING
     """Widths of the embedding; it halves the map between them, down to the size of the latents."""
 
     @classmethod
     def for_unet(cls, unet: UNetConfig, **fields) -> Self:
-        """The ShadingNet for this U-Net; `fields` replaces defaults."""
+        """The ShadingNet for this U-Net; `fields` replaces defaults.
+
+        Its embedding of the shading map is as much narrower than Stable Diffusion's as the U-Net
+        is, in steps of 8.
+        """
         shared = {f.name: getattr(unet, f.name) for f in dataclasses.fields(EncoderConfig)}
-        return cls(**{**shared, **fields})
+        part = 8 * _SD_WIDTH
+        widths = (8 * -(-w * unet.block_out_channels[0] // part) for w in _SD_EMBEDDING)
+        return cls(**{"conditioning_embedding_out_channels": tuple(widths), **shared, **fields})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

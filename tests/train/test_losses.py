@@ -144,11 +144,9 @@ def outside(maps, tokens, masks, valid):
             cover = np.asarray(masks)[sample, phrase].ravel()
             if not len(words) or not cover.any():
                 continue
-            parts = []
-            for head in np.asarray(probabilities, np.float64)[sample]:
-                mass = sum(head[:, word] for word in words)
-                parts.append(mass[cover < cover.max() / 2].sum() / mass.sum())
-            of_masks.append(np.mean(parts))
+            heads = np.asarray(probabilities, np.float64)[sample]
+            mass = sum(head[:, word] for head in heads for word in words)
+            of_masks.append(mass[cover < cover.max() / 2].sum() / mass.sum())
         total += np.mean(of_masks)
     return total
 

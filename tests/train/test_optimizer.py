@@ -169,6 +169,18 @@ def test_muon_steps_along_orthogonal_matrices_as_far_as_adamw():
     np.testing.assert_allclose(np.sqrt(np.square(moved["conv"]).mean()), 0.1, rtol=0.25)
 
 
+def test_muon_steps_each_kernel_as_if_it_were_alone():
+    """Whatever else has its shape, and in any order."""
+    shapes = {"a": (6, 4), "b": (4,), "c": (3, 3, 2, 4), "d": (6, 4), "e": (4,), "f": (6, 4)}
+    start = {name: normal(*shape) for name, shape in shapes.items()}
+    gradients = [{name: normal(*shape) for name, shape in shapes.items()} for _ in range(STEPS)]
+    config = OptimizerConfig(name="muon", learning_rate=0.1, clip_norm=None)
+    together, _ = run(config, start, gradients)
+    for name in shapes:
+        alone, _ = run(config, {name: start[name]}, [{name: x[name]} for x in gradients])
+        np.testing.assert_allclose(together[-1][name], alone[-1][name], rtol=1e-4, atol=1e-5)
+
+
 def test_vectors_have_a_rate_of_their_own():
     start, gradients = weights(), [weights() for _ in range(STEPS)]
 

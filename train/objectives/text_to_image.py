@@ -15,7 +15,7 @@ from data.schema import Batch
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.models.unet import UNetConfig
-from train.losses import noise_loss, uniform_timesteps
+from train.losses import map_loss, noise_loss, uniform_timesteps
 from train.objectives.diffusion import LatentSource, draw_chance, latent_extras, scaled_latents
 
 Metrics = dict[str, Float[Array, ""]]
@@ -23,12 +23,16 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextToImage:
-    """One term: the noise. How often text is hidden, for guidance, is the run's `drops`."""
+    """The noise, and where the U-Net looks. How often text is hidden, for guidance, is the run's
+    `drops`."""
 
     unet: UNetConfig = dataclasses.field(default_factory=UNetConfig.embedded)
     """Of a U-Net that begins afresh."""
+    map_weight: float = 0.0
+    """Of the map term in its form "mass", see `train.losses.map_loss`; 0 leaves it out. A small
+    U-Net without it reads all from the text's end and looks at no word."""
     min_snr_gamma: float | None = None
-    """Weight the term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
+    """Weight the noise term by min(SNR, gamma)/SNR; 5 in the paper of that name."""
     latents: LatentSource = "vae"
     """Encode the picture at each step, or read the VAE's moments from the record."""
 
@@ -36,8 +40,13 @@ class TextToImage:
     frozen = ("vae", "text_encoder")
 
     def __post_init__(self):
+        faults = []
+        if self.map_weight < 0:
+            faults.append(f"map_weight={self.map_weight}: expected 0 or more")
         if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
-            raise UserError(f"objective: min_snr_gamma={self.min_snr_gamma}: expected more than 0")
+            faults.append(f"min_snr_gamma={self.min_snr_gamma}: expected more than 0")
+        if faults:
+            raise UserError("objective: " + "; ".join(faults))
 
     @property
     def extras(self) -> tuple[Extra, ...]:
@@ -45,8 +54,8 @@ class TextToImage:
         return latent_extras(self.latents)
 
     def grids(self, size: int) -> tuple[int, ...]:
-        """None: it looks at no masks."""
-        return ()
+        """Sides of the attention grids that the map term looks at, for images of this size."""
+        return (size // 16,) if self.map_weight else ()
 
     def fresh(self, configs: Mapping[str, Any]) -> Mapping[str, Any]:
         """A U-Net, of the width of the text encoder that is there."""
@@ -63,7 +72,7 @@ class TextToImage:
         key: Array,
         schedule: NoiseSchedule,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The noise term alone.
+        """The weighted sum of the terms, and each by itself.
 
         Args:
           trained: the U-Net, with float32 weights.
@@ -79,12 +88,19 @@ class TextToImage:
         x0 = scaled_latents(vae, batch, chance.latents, self.latents)
         noisy = schedule.add_noise(x0, chance.noise, chance.timesteps)
         context = frozen["text_encoder"](batch.input_ids).last_hidden_state
-        predicted = trained["unet"](noisy, chance.timesteps, context).noise
+        grids = self.grids(batch.image.shape[1])
+        seen = trained["unet"](noisy, chance.timesteps, context, attention_at=grids)
         noise = noise_loss(
-            predicted,
+            seen.noise,
             schedule.target(x0, chance.noise, chance.timesteps),
             chance.timesteps,
             schedule,
             min_snr_gamma=self.min_snr_gamma,
         )
-        return noise, {"loss": noise, "noise": noise}
+        if not grids:
+            return noise, {"loss": noise, "noise": noise}
+        outside = map_loss(
+            seen.attention, batch.token_mask, batch.masks[grids[0]], batch.mask_valid, "mass"
+        )
+        loss = noise + self.map_weight * outside
+        return loss, {"loss": loss, "noise": noise, "map": outside}

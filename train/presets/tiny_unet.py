@@ -20,7 +20,7 @@ from train.presets.tiny_base import part
 def tiny_unet() -> TrainConfig:
     """One caption in ten is hidden, for guidance."""
     config = part(
-        TextToImage(),
+        TextToImage(map_weight=0.02),
         steps=6000,
         batch_size=16,
         optimizer=OptimizerConfig(
