@@ -14,6 +14,7 @@ from fmv2.models.unet import UNetConfig
 from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig
 from tests.train.batches import changed, face_batch
 from tests.train.objectives.learning import SCHEDULE, fresh_nets, learn, mean, unmoved
+from tests.train.small import IMAGE_SIZE, small_configs
 from train.objectives.text_to_image import TextToImage
 
 TINY = TextToImage(
@@ -46,6 +47,20 @@ def test_it_learns(given):
     assert history[0].keys() == {"loss", "noise", "gradient_norm", "ok"}
     assert not unmoved(nets, state)
     assert mean(history[-5:]) < 0.9 * mean(history[:3])
+
+
+def test_it_learns_to_look_at_its_words():
+    configs = small_configs()
+    objective = TextToImage(unet=configs["unet"], map_weight=0.5)
+    batch, _ = face_batch(4, size=IMAGE_SIZE)
+    made = {
+        "vae": AutoencoderKL(configs["vae"], rngs=nnx.Rngs(9)),
+        "text_encoder": CLIPTextModel(configs["text_encoder"], rngs=nnx.Rngs(8)),
+    }
+    history, _ = learn(objective, fresh_nets(objective, configs), batch, made)
+    first = history[0]
+    assert first["loss"] == pytest.approx(first["noise"] + 0.5 * first["map"])
+    assert mean(history[-5:], "map") < 0.8 * mean(history[:3], "map")
 
 
 def test_it_is_the_error_of_the_noise(given):
@@ -91,5 +106,7 @@ def test_the_unet_fits_the_text_encoder_that_is_there():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(UserError, match="min_snr_gamma=0: expected more than 0"):
-        TextToImage(min_snr_gamma=0)
+    with pytest.raises(
+        UserError, match=r"map_weight=-1: .*; min_snr_gamma=0: expected more than 0"
+    ):
+        TextToImage(min_snr_gamma=0, map_weight=-1)
