@@ -36,7 +36,8 @@ class Channels(NamedTuple):
     """In [0, 1]; None leaves the ShadingNet out."""
     id_scale: float | Float[Array, ""] | None = 1.0
     """Of the attention to the ID tokens; None leaves out the adapter, its LoRA too."""
-    shading_scale: float | Float[Array, ""] = 1.0
+    shading_scale: float | Float[Array, ""] | Float[Array, " g"] = 1.0
+    """Of all ways, or of each."""
 
 
 def predict(
@@ -65,7 +66,8 @@ def predict(
     given: dict[str, Any] = {}
     if channels.shading is not None:
         shading = jnp.repeat(channels.shading, ways, axis=0)
-        given["residuals"] = nets["shadingnet"](x, times, tokens, shading, channels.shading_scale)
+        scales = jnp.tile(_each(channels).astype(x.dtype), pictures)[:, None, None, None]
+        given["residuals"] = nets["shadingnet"](x, times, tokens, shading, scales)
     if tokens is not None and channels.id_scale is not None:
         given |= {"adapter": nets["adapter"], "id_tokens": tokens, "scale": channels.id_scale}
     return nets["unet"](x, times, context, attention_at=attention_at, **given)
@@ -112,7 +114,9 @@ def look(
     noisy = schedule.add_noise(latents, noise, timestep)
     tokens = channels.id_tokens
     told = channels._replace(
-        context=channels.context[:, -1:], id_tokens=None if tokens is None else tokens[:, -1:]
+        context=channels.context[:, -1:],
+        id_tokens=None if tokens is None else tokens[:, -1:],
+        shading_scale=_each(channels)[-1:],
     )
     grid = -(-latents.shape[1] // 2)  # as a convolution of stride 2 rounds
     seen = predict(nets, told, noisy, timestep, attention_at=(grid,)).attention
@@ -128,6 +132,11 @@ def phrase_maps(
     largest = of_phrase.max(axis=-1, keepdims=True)
     of_phrase = of_phrase / jnp.maximum(largest, 1e-12)
     return of_phrase.reshape(*of_phrase.shape[:2], side, side)
+
+
+def _each(channels: Channels) -> Float[Array, " g"]:
+    """The shading map's scale in each way."""
+    return jnp.broadcast_to(jnp.asarray(channels.shading_scale), channels.context.shape[1:2])
 
 
 def _mean(attention: AttentionMaps, grid: int) -> Float[Array, "b q t"]:

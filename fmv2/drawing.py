@@ -145,7 +145,9 @@ class Drawing:
         if not settings.shading_scale:
             return channels
         shading = shading_input(share(np.stack([face.shading for face in faces])))
-        return channels._replace(shading=shading, shading_scale=settings.shading_scale)
+        seen = np.array([not settings.shading_guidance, True] if guided else [True])
+        scales = settings.shading_scale * seen.astype(np.float32)
+        return channels._replace(shading=shading, shading_scale=scales)
 
     def _kept(self, edit: Edit, noise: Float[Array, "b h w c"]) -> Kept:
         latents = self._encode(edit.image[None])

@@ -28,6 +28,7 @@ class Knobs(TypedDict, total=False):
     id_scale: float
     s_scale: float
     shading_scale: float
+    shading_guidance: bool
     seed: int
 
 
@@ -49,6 +50,9 @@ class Settings:
     """How much of the face's structure enters beside its identity, 0 to 2."""
     shading_scale: float = 0.5
     """Of the shading map, 0 to 2. 0 takes the ShadingNet away."""
+    shading_guidance: bool = False
+    """Let guidance lead away from a picture without the shading map, too, so that it is obeyed
+    further; upstream's negative half has the map."""
     seed: int = 0
     """0 to 2³²-1. Picture i of a seed begins with the same noise whatever is drawn beside it."""
 
@@ -66,6 +70,7 @@ class Settings:
                 name: (_within(getattr(self, name), _LARGEST_SCALE), f"0 to {_LARGEST_SCALE:g}")
                 for name in scales
             },
+            "shading_guidance": (isinstance(self.shading_guidance, bool), "True or False"),
             "seed": (
                 type(self.seed) is int and 0 <= self.seed <= _LARGEST_SEED,
                 f"a whole number from 0 to {_LARGEST_SEED}",

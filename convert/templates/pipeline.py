@@ -84,6 +84,7 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
         scale=0.7,
         s_scale=0.7,
         shading_scale=0.5,
+        shading_guidance=False,
         generator=None,
         latents=None,
         output_type="pil",
@@ -102,6 +103,7 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
           scale: of the ID attention.
           s_scale: how much of the face's structure enters beside its identity.
           shading_scale: of ShadingNet.
+          shading_guidance: let guidance lead away from an image without the shading map, too.
           latents: the initial noise, (b, 4, H / 8, W / 8).
           output_type: "pil", "np", "pt" or "latent".
         Returns:
@@ -125,6 +127,8 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
             id_embeds = torch.cat([torch.zeros_like(id_embeds), id_embeds])
             shading = torch.cat([shading, shading])
 
+        told = torch.tensor([0, 1], device=device, dtype=dtype).repeat_interleave(batch)
+        told = told[:, None, None, None]
         self.set_ip_adapter_scale(scale)
         projector = self._projector()
         projector.shortcut_scale = s_scale
@@ -150,6 +154,8 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
                 conditioning_scale=shading_scale,
                 return_dict=False,
             )
+            if guided and shading_guidance:
+                down, mid = [x * told for x in down], mid * told
             noise = self.unet(
                 inputs,
                 t,

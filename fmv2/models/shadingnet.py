@@ -170,7 +170,7 @@ class ShadingNet(Encoder):
         timesteps: Num[Array, " b"],
         id_tokens: Float[Array, "b n d"],
         shading: Float[Array, "b H W 3"],
-        scale: float | Float[Array, ""] = 1.0,
+        scale: float | Float[Array, ""] | Float[Array, "b 1 1 1"] = 1.0,
     ) -> Residuals:
         """What the shading map adds to the U-Net.
 
@@ -179,7 +179,7 @@ class ShadingNet(Encoder):
           timesteps: as given to the U-Net.
           id_tokens: of the identity; they are this net's whole context.
           shading: in [0, 1], eight times the latents' size.
-          scale: of everything it adds; 0 adds nothing.
+          scale: of everything it adds, or of what it adds to each; 0 adds nothing.
         Raises:
           ValueError: the embedded shading map is not of the latents' size.
         """

@@ -128,7 +128,7 @@ def in_torch(export, conditions, **changes):
     return own_pipeline(export)(PROMPTS, **(settings | given | changes)).images
 
 
-def in_jax(model, conditions):
+def in_jax(model, conditions, **changes):
     """Ours, before it is rounded to bytes; the negative faces must be those of black nothing."""
     hand = FaceMakeUp(model)
 
@@ -154,13 +154,15 @@ def in_jax(model, conditions):
         id_scale=SCALE,
         s_scale=S_SCALE,
         shading_scale=SHADING_SCALE,
+        **changes,
     ).images
     return images.clip(0, 1)
 
 
-def test_sampling_run_equals_ours(export, model, conditions):
-    theirs = in_torch(export, conditions)
-    ours = in_jax(model, conditions)
+@pytest.mark.parametrize("shading_guidance", [False, True])
+def test_sampling_run_equals_ours(export, model, conditions, shading_guidance):
+    theirs = in_torch(export, conditions, shading_guidance=shading_guidance)
+    ours = in_jax(model, conditions, shading_guidance=shading_guidance)
     assert theirs.shape == ours.shape == (2, 64, 64, 3)
     assert theirs.std() > 0.05  # a picture, not a saturated plane
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -168,7 +170,13 @@ def test_sampling_run_equals_ours(export, model, conditions):
 
 @pytest.mark.parametrize(
     "change",
-    [{"scale": 0.0}, {"s_scale": 0.0}, {"shading_scale": 0.0}, {"guidance_scale": 1.0}],
+    [
+        {"scale": 0.0},
+        {"s_scale": 0.0},
+        {"shading_scale": 0.0},
+        {"shading_guidance": True},
+        {"guidance_scale": 1.0},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_every_condition_counts_in_the_own_pipeline(export, conditions, change):

@@ -143,6 +143,7 @@ def test_every_knob_counts_and_none_compiles(hand, faces, monkeypatch):
         {"id_scale": 1.5},
         {"s_scale": 1.7},
         {"shading_scale": 1.5},
+        {"shading_guidance": True},
         {"seed": 1},
         {"steps": 3},
         {"sampler": "dpm++", "steps": 3},

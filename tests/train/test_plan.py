@@ -8,14 +8,16 @@ import pytest
 from rich.console import Console
 
 from fmv2.errors import UserError
-from fmv2.parallel import MeshConfig
+from fmv2.parallel import MeshConfig, make_mesh
 from tests.train.small import IMAGE_SIZE, small_configs
 from train import plan as planning
+from train.abstract import program
 from train.compiled import Cost, Memory, collectives, cost, memory, splash_calls
 from train.config import TrainConfig
 from train.hardware import chip
 from train.nets import Shapes
 from train.objectives.face_makeup import FaceMakeUp
+from train.optimizer import OptimizerConfig
 from train.plan import Plan, find_devices, make_plan, plan_run
 
 SHAPES = Shapes(small_configs(), Shapes.sd15().schedule)
@@ -45,6 +47,18 @@ def a_plan(**fields):
             **fields,
         }
     )
+
+
+def test_equal_runs_have_one_program():
+    """So that a second run in the same process compiles nothing."""
+
+    def step(**fields):
+        config = dataclasses.replace(CONFIG, **fields)
+        return program(config, SHAPES, make_mesh(MeshConfig(), jax.devices()[:1])).step
+
+    assert step() is step(batch_size=4, seed=1)  # shapes and values, which jit itself tells apart
+    assert step() is not step(objective=FaceMakeUp(id_weight=0.0, map_loss="none", rank=4))
+    assert step() is not step(optimizer=OptimizerConfig(learning_rate=1e-3))
 
 
 def test_the_real_step_is_compiled_for_the_devices_here():

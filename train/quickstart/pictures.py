@@ -30,7 +30,14 @@ from fmv2.settings import Knobs, Settings
 from fmv2.tokens import EMBEDDED, Tokens
 from train.quickstart.scenes import Scenes
 
-SETTINGS = Settings(steps=20, guidance_scale=4.0, id_scale=1.0, s_scale=1.0, shading_scale=1.0)
+SETTINGS = Settings(
+    steps=20,
+    guidance_scale=4.0,
+    id_scale=1.0,
+    s_scale=1.0,
+    shading_scale=1.0,
+    shading_guidance=True,
+)
 """Scales are those of training."""
 
 OURS, NO_IDENTITY, NO_SHADING, BASE = "ours", "id_scale=0", "shading_scale=0", "base model"
@@ -115,6 +122,7 @@ def export_settings() -> dict[str, Any]:
         "scale": SETTINGS.id_scale,
         "s_scale": SETTINGS.s_scale,
         "shading_scale": SETTINGS.shading_scale,
+        "shading_guidance": SETTINGS.shading_guidance,
     }
 
 
