@@ -300,6 +300,7 @@ def test_a_long_prompt_is_told_where_it_ends(hand, faces):
     [
         ({"steps": 0, "seed": -1}, ["steps=0", "seed=-1: expected a whole number from 0"]),
         ({"id_scale": 3.0, "s_scale": -0.1}, ["id_scale=3.0", "s_scale=-0.1"]),
+        ({"shading_guidance": 1}, ["shading_guidance=1: expected True or False"]),
         ({"guidance_scale": float("nan")}, ["guidance_scale=nan"]),
         ({"sampler": "ddpm"}, ["sampler='ddpm': expected one of ddim"]),
         ({"steps": 1001}, ["steps=1001"]),
