@@ -123,3 +123,11 @@ def test_a_shading_map_of_another_size_is_refused():
         ValueError, match=r"\(128, 128\) pixels for latents of \(16, 16\), got \(64"
     ):
         net(latents, timesteps, test_unet.normal(2, 4, 32), shading_map(64, 64))
+
+
+def test_the_embedding_is_as_narrow_as_the_unet():
+    def widths(unet):
+        return ShadingNetConfig.for_unet(unet).conditioning_embedding_out_channels
+
+    assert widths(UNetConfig.sd15()) == (16, 32, 96, 256)
+    assert widths(UNetConfig.embedded()) == (8, 8, 24, 56)
