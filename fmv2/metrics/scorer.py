@@ -48,7 +48,7 @@ class ScorerConfig:
     """Identity fields, each in standard deviations: the first shape coefficients of the head."""
     expression: tuple[str, ...]
     """Expression fields: the head's first expression coefficients."""
-    classes: Mapping[str, tuple[str, ...]]
+    classes: Mapping[str, tuple[str, ...]] = dataclasses.field(hash=False)
     """Of each attribute, its classes in their order."""
     person: tuple[str, ...]
     """The attributes that belong to the person, not to the picture."""
