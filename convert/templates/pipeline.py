@@ -126,9 +126,10 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
             faces = torch.cat([negative_faces.expand_as(faces), faces])
             id_embeds = torch.cat([torch.zeros_like(id_embeds), id_embeds])
             shading = torch.cat([shading, shading])
+            if shading_guidance:
+                shown = torch.tensor([0, 1], device=device, dtype=dtype).repeat_interleave(batch)
+                shading_scale = shading_scale * shown[:, None, None, None]
 
-        told = torch.tensor([0, 1], device=device, dtype=dtype).repeat_interleave(batch)
-        told = told[:, None, None, None]
         self.set_ip_adapter_scale(scale)
         projector = self._projector()
         projector.shortcut_scale = s_scale
@@ -154,8 +155,6 @@ class FaceMakeUpPipeline(StableDiffusionPipeline):
                 conditioning_scale=shading_scale,
                 return_dict=False,
             )
-            if guided and shading_guidance:
-                down, mid = [x * told for x in down], mid * told
             noise = self.unet(
                 inputs,
                 t,
