@@ -1,5 +1,6 @@
 """Every command and every line of Python in the README runs, in the order it stands there."""
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from data.procedural.head import make_head
 from fmv2 import cli
 from fmv2.face.head import Head, save_head
 from tests.random_model import write_sources
+from train.quickstart.command import quickstart
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -66,3 +68,9 @@ def test_make_targets_exist():
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_what_the_first_command_leaves_is_nothing_to_the_second():
+    """`make test` looks at all that git does not ignore, and the quickstart's model holds code."""
+    out = inspect.signature(quickstart).parameters["out"].default
+    assert f"/{out}/" in (ROOT / ".gitignore").read_text().splitlines()
