@@ -81,8 +81,8 @@ class Drawing:
         self._tokens = nets.jit(_tokens, "adapter", "image_encoder")
         self._encode = nets.jit(_encode, "vae")
         self._step = nets.jit(_step, "unet", "adapter", "shadingnet")
-        self._paint = nets.jit(lambda nets, latents: paint(nets["vae"], latents), "vae")
-        self._look = nets.jit(partial(look, schedule=schedule), "unet", "adapter", "shadingnet")
+        self._paint = nets.jit(_paint, "vae")
+        self._look = nets.jit(look, "unet", "adapter", "shadingnet", schedule=schedule)
 
     def __call__(
         self,
@@ -212,6 +212,10 @@ def _tokens(
 def _encode(nets: Mapping[str, Any], image: UInt8[Array, "1 s s 3"]) -> Float[Array, "1 h w c"]:
     vae = nets["vae"]
     return vae.config.scale(vae.encode(image_input(image)).mean.astype(jnp.float32))
+
+
+def _paint(nets: Mapping[str, Any], latents: Float[Array, "b h w c"]) -> UInt8[Array, "b s s 3"]:
+    return paint(nets["vae"], latents)
 
 
 def _step(nets, channels, guidance_scale, state, row, noise) -> State:

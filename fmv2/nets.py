@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -38,20 +39,19 @@ class Nets(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._nets)
 
-    def jit(self, function: Callable[..., Any], *names: str) -> Callable[..., Any]:
-        """`function(nets, …)` compiled, as a function of what follows the nets.
+    def jit(self, function: Callable[..., Any], *names: str, **fixed: Any) -> Callable[..., Any]:
+        """`function(nets, …, **fixed)` compiled, as a function of what stands at the dots.
+
+        Models of one structure share the program of one function.
 
         Args:
           names: of the nets that it may use; those that are not there are left out.
+          fixed: by keyword; hashable.
         """
-
-        def run(leaves: Mapping[str, Any], *given: Any) -> Any:
-            nets = {name: jax.tree.unflatten(self._trees[name], x) for name, x in leaves.items()}
-            return function(nets, *given)
-
-        compiled = jax.jit(under(self.mesh, run))
-        leaves = {name: self._leaves[name] for name in names if name in self._leaves}
-        return lambda *given: compiled(leaves, *given)
+        found = tuple(name for name in names if name in self._nets)
+        trees = tuple(self._trees[name] for name in found)
+        leaves = tuple(self._leaves[name] for name in found)
+        return partial(_program(function, self.mesh, found, trees, tuple(fixed.items())), leaves)
 
     def share(self, batch: Any) -> Any:
         """A batch's arrays on the devices, a part of the pictures on each.
@@ -68,3 +68,15 @@ class Nets(Mapping[str, Any]):
         size = math.ceil(count / rounds / self.ways) * self.ways
         places = np.minimum(np.arange(rounds * size), count - 1)
         return list(places.reshape(rounds, size))
+
+
+@lru_cache(maxsize=64)
+def _program(function, mesh, names, trees, fixed) -> Callable[..., Any]:
+    def run(leaves, *given):
+        nets = {
+            name: jax.tree.unflatten(tree, own)
+            for name, tree, own in zip(names, trees, leaves, strict=True)
+        }
+        return function(nets, *given, **dict(fixed))
+
+    return jax.jit(under(mesh, run))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,20 +35,8 @@ class Preparation:
     def __init__(self, nets: Nets, head: Head | None):
         self._nets = nets
         self._head = head
-        self._estimate = nets.jit(
-            lambda nets, crops: nets["coefficient_encoder"](shading_input(crops)),
-            "coefficient_encoder",
-        )
-        self._draw = jax.jit(draw_head, static_argnums=2)
-        self._crop = jax.jit(_crop, static_argnums=2)
-        self._embed = nets.jit(
-            lambda nets, faces: (
-                face_identity(nets["face_encoder"], faces),
-                face_features(nets["image_encoder"], faces),
-            ),
-            "face_encoder",
-            "image_encoder",
-        )
+        self._estimate = nets.jit(_estimate, "coefficient_encoder")
+        self._embed = nets.jit(_embed, "face_encoder", "image_encoder")
 
     def __call__(
         self,
@@ -105,7 +94,7 @@ class Preparation:
             return made
         heads = [change(one, *changes)[0] for one in _each(found)]
         stacked = jax.tree.map(lambda *x: np.stack(x), *heads)
-        maps, points = jax.device_get(self._draw(self._head, self._nets.share(stacked), size))
+        maps, points = jax.device_get(_draw(self._head, self._nets.share(stacked), size))
         return [
             one
             if shadings[i] is not None
@@ -126,7 +115,7 @@ class Preparation:
         side = _FINER * size
         points = np.zeros((len(pictures), 5, 2), np.float32)
         if found is not None:
-            points = np.array(self._draw(self._head, self._nets.share(found), size)[1])
+            points = np.array(_draw(self._head, self._nets.share(found), size)[1])
             points = (points + 0.5) * _FINER - 0.5
         for i, own in enumerate(landmarks):
             if own is not None:
@@ -135,7 +124,7 @@ class Preparation:
         large = np.stack([square(picture, side) for picture in pictures])
         wanted = self._nets["image_encoder"].config.image_size
         crop = CROP if wanted <= CROP else 2 * CROP
-        faces = self._crop(self._nets.share(large), self._nets.share(points), crop)
+        faces = _crop(self._nets.share(large), self._nets.share(points), crop)
         return np.stack([resize(face, wanted) for face in np.asarray(faces)])
 
     def _lacks(self, shadings, landmarks, changes) -> list[str]:
@@ -203,6 +192,19 @@ def _each(found: Coefficients) -> list[Coefficients]:
     return [Coefficients(*(x[i] for x in found)) for i in range(len(found.shape))]
 
 
+def _estimate(nets, crops):
+    return nets["coefficient_encoder"](shading_input(crops))
+
+
+def _embed(nets, faces):
+    identities = face_identity(nets["face_encoder"], faces)
+    return identities, face_features(nets["image_encoder"], faces)
+
+
+_draw = jax.jit(draw_head, static_argnums=2)
+
+
+@partial(jax.jit, static_argnums=2)
 def _crop(pictures, points, size: int):
     crop = jax.vmap(crop_face, in_axes=(0, 0, None))
     return jnp.round(crop(pictures.astype(jnp.float32), points, size)).astype(jnp.uint8)

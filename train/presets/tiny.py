@@ -19,7 +19,12 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         steps=2000,
         objective=FaceMakeUp(
-            map_weight=0.02, identity="face_encoder", rank=16, start="quick", timesteps="cubic"
+            map_loss="divergence",
+            map_weight=0.02,
+            identity="face_encoder",
+            rank=16,
+            start="quick",
+            timesteps="cubic",
         ),
         optimizer=OptimizerConfig(
             name="muon",

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from convert import runs
-from convert.folder import Model, assemble, read
+from convert.folder import assemble, read
 from data.procedural.factors import Factors
 from data.procedural.prompts import Prompt
 from data.procedural.world import coefficients_of
@@ -49,7 +48,8 @@ VARIANTS: Mapping[str, Knobs] = {
 }
 """Each from the same noise, prompts and faces."""
 
-_AT_ONCE = 8
+AT_ONCE = 6
+"""Pictures drawn together. Numbers of pictures that it divides share the programs."""
 
 
 def conditions_of(model: FaceMakeUp, scenes: Scenes) -> list[Conditions]:
@@ -83,7 +83,7 @@ def draw(
             prompts,
             conditions,
             progress=told,
-            at_once=_AT_ONCE,
+            at_once=AT_ONCE,
             **{**dataclasses.asdict(SETTINGS), **knobs},
         ).images
 
@@ -127,7 +127,7 @@ def export_settings() -> dict[str, Any]:
 
 
 def attention_in(
-    model: Model,
+    model: FaceMakeUp,
     images: UInt8[np.ndarray, "n s s 3"],
     prompts: Sequence[Prompt],
     conditions: Sequence[Conditions],
@@ -138,12 +138,18 @@ def attention_in(
       images: which it is noised from: true ones, or drawn.
     """
     tokens = Tokens.load(EMBEDDED)
-    seen = _looker(model)(
+    given = (
         images,
         np.stack([tokens.ids(prompt.worded.text) for prompt in prompts]),
         np.stack([found.identity for found in conditions]),
         np.stack([found.features for found in conditions]),
         np.stack([found.shading for found in conditions]),
+    )
+    needed = ("unet", "adapter", "shadingnet", "vae", "text_encoder")
+    looked = model.nets.jit(_seen, *needed, schedule=model.schedule)
+    portions = model.nets.portions(len(images), AT_ONCE)
+    seen = np.concatenate(
+        [looked(*model.nets.share([x[some] for x in given])) for some in portions]
     )
     return [
         np.asarray(phrase_maps(own[None], jnp.asarray(_spans(tokens, prompt))[None])[0])
@@ -156,24 +162,15 @@ def _spans(tokens: Tokens, prompt: Prompt) -> np.ndarray:
     return tokens.phrases(text, [(phrase.start, phrase.end) for phrase in phrases])
 
 
-def _looker(model: Model) -> Any:
-    nets = model.nets()
-    leaves, tree = jax.tree.flatten(nets)
-    schedule = NoiseSchedule.from_config(model.scheduler)
-    return partial(jax.jit(partial(_seen, tree, schedule)), leaves)
-
-
 def _seen(
-    tree: Any,
-    schedule: NoiseSchedule,
-    leaves: Any,
+    nets: Mapping[str, Any],
     images: Array,
     ids: Array,
     identity: Array,
     features: Array,
     shading: Array,
+    schedule: NoiseSchedule,
 ) -> Float[Array, "n q t"]:
-    nets = jax.tree.unflatten(tree, leaves)
     vae = nets["vae"]
     latents = vae.config.scale(vae.encode(image_input(images)).mean)
     channels = Channels(
@@ -186,7 +183,7 @@ def _seen(
     )
 
 
-def model_at(out: Path, name: str, step: int) -> Model:
+def model_at(out: Path, name: str, step: int) -> FaceMakeUp:
     """The base with what a run of the quickstart had learnt at a step."""
     assembly = assemble([TINY, runs.source(out / name, step=step)])
-    return read(assembly, dtype=jnp.float32)
+    return FaceMakeUp(read(assembly, dtype=jnp.float32))

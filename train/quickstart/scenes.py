@@ -29,19 +29,28 @@ class Scenes(NamedTuple):
     """What is said of it."""
     masks: tuple[Mapping[str, Bool[np.ndarray, "s s"]], ...]
     """Where on it each region is that the prompt names."""
+    strangers: UInt8[np.ndarray, "m s s 3"]
+    """Pictures of more held-out people, among whom the others are to be told."""
 
 
-def held_out(of: World, count: int) -> Scenes:
-    """Scenes of so many people, the first who are in none of this world's records.
+def held_out(of: World, count: int, strangers: int) -> Scenes:
+    """Scenes of so many people, the first who are in none of this world's records, and so many
+    strangers, who are the next.
 
     Each stays under the camera of their own picture, as a person who asks for another pose does.
     """
     first = math.ceil(of.count / of.images_per_identity)
-    people = range(first, first + count)
-    own = [chance.factors(of.seed, of.images_per_identity * number, number) for number in people]
+    people = range(first, first + count + strangers)
+    all_own = [
+        chance.factors(of.seed, of.images_per_identity * number, number) for number in people
+    ]
+    own = all_own[:count]
     targets = [into(person, scene) for person, scene in zip(own, _others(own), strict=True)]
-    drawn = world.draw(chance.stack([*own, *targets]), of.size)
-    seen, made = ({k: v[some] for k, v in drawn.items()} for some in _halves(len(own)))
+    drawn = world.draw(chance.stack([*targets, *all_own]), of.size)
+    made, seen, others = (
+        {name: field[some] for name, field in drawn.items()}
+        for some in (slice(count), slice(count, 2 * count), slice(2 * count, None))
+    )
     regions = [
         Regions(labels, beard) for labels, beard in zip(made["labels"], made["beard"], strict=True)
     ]
@@ -60,6 +69,7 @@ def held_out(of: World, count: int) -> Scenes:
             {phrase.region: found.mask(phrase.region) for phrase in said.worded.phrases}
             for found, said in zip(regions, prompts, strict=True)
         ),
+        strangers=others["image"],
     )
 
 
@@ -72,10 +82,6 @@ def into(person: Factors, scene: Factors) -> Factors:
         classes=np.where(mine, person.classes, scene.classes),
         camera=person.camera,
     )
-
-
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(count), slice(count, None)
 
 
 def _others(own: Sequence[Factors]) -> list[Factors]:
