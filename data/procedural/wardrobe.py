@@ -13,7 +13,16 @@ from jaxtyping import Float, Int
 
 from data.procedural import growth
 from data.procedural.factors import ATTRIBUTES
-from data.procedural.head import PARTS, make_head
+from data.procedural.skull import (
+    AROUND,
+    AZIMUTH,
+    SHELL_ROWS,
+    anchors,
+    grain,
+    on_skull,
+    outwards,
+    shell,
+)
 
 _NOWHERE = np.array([0.0, 0.0, -0.02])
 
@@ -49,87 +58,8 @@ def make_wardrobe() -> dict[str, Item]:
     }
 
 
-def _skull() -> Float[np.ndarray, "rows columns 3"]:
-    return growth.skin(growth.STILL, growth.CALM)[: growth.ROWS * growth.COLUMNS].reshape(
-        growth.ROWS, growth.COLUMNS, 3
-    )
-
-
-@functools.cache
-def _meridians() -> tuple[np.ndarray, np.ndarray]:
-    """The bare skull by azimuth: its azimuths, and for each the points from neck to crown."""
-    skull = growth.contours(growth.STILL)
-    middle = skull[np.argmin(np.abs(skull[:, 0, 1] - 0.02))]
-    azimuth = np.arctan2(middle[:, 0], middle[:, 2])
-    order = np.argsort(azimuth)
-    return azimuth[order], skull[:, order]
-
-
-def _on_skull(azimuth: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "n 3"]:
-    """Points at an azimuth (0 in front) and a height; below the ears straight down."""
-    angles, skull = _meridians()
-    columns = np.interp(azimuth, angles, np.arange(len(angles)), period=2 * np.pi)
-    low = np.floor(columns).astype(int) % len(angles)
-    high, part = (low + 1) % len(angles), (columns - np.floor(columns))[:, None]
-    points = np.empty((len(y), 3))
-    for i in range(len(y)):
-        line = skull[:, low[i]] * (1 - part[i]) + skull[:, high[i]] * part[i]
-        at = np.clip(y[i], 0.004, 0.1244)
-        points[i] = [np.interp(at, line[:, 1], line[:, axis]) for axis in range(3)]
-    points[:, 1] = y
-    return points
-
-
-def _outwards(points: np.ndarray) -> np.ndarray:
-    away = points - [0.0, 0.025, -0.010]
-    away[:, 1] *= 0.8
-    return away / np.linalg.norm(away, axis=1, keepdims=True)
-
-
-def _shell(
-    azimuth, end, thickness, *, lift=0.0, top=0.1243, ceiling=None
-) -> Float[np.ndarray, "v 3"]:
-    """From the crown down to `end` at each azimuth, raised by `thickness(t)` off the skull, and
-    flattened below `ceiling`."""
-    rows = np.linspace(0.02, 1, _SHELL_ROWS)
-    t, a = np.meshgrid(rows, azimuth, indexing="ij")
-    low = np.broadcast_to(end, a.shape)
-    y = top - (top - low) * (1 - np.cos(t * np.pi / 2))
-    points = _on_skull(a.ravel(), y.ravel())
-    raised = points + _outwards(points) * np.asarray(thickness(t, a)).reshape(-1, 1)
-    raised[:, 1] += (lift * (1 - t) ** 2).ravel()
-    if ceiling is not None:
-        over = raised[:, 1] - (ceiling - 0.012)
-        raised[:, 1] = np.where(over > 0, ceiling - 0.012 * np.exp(-over / 0.012), raised[:, 1])
-    return raised
-
-
-_SHELL_ROWS, _AROUND = 20, 60
-_AZIMUTH = np.linspace(-np.pi, np.pi, _AROUND, endpoint=False)
-
-
-def _grain(rows: int, columns: int) -> Float[np.ndarray, "v 2"]:
-    down, around = np.meshgrid(np.linspace(0, 1, rows), np.arange(columns), indexing="ij")
-    return np.stack([down, around], axis=-1).reshape(-1, 2)
-
-
 def _flipped(faces: np.ndarray) -> np.ndarray:
     return faces[:, ::-1]
-
-
-def _anchors(points: np.ndarray, names: tuple[str, ...], least_y: float = -1) -> np.ndarray:
-    """The nearest vertices of some parts of the head that neither jaw nor expressions move."""
-    from scipy.spatial import KDTree
-
-    head = make_head()
-    template = np.asarray(head.model.v_template)
-    moved = np.abs(np.asarray(head.model.shapedirs[..., head.model.expression_offset :])).max(
-        (1, 2)
-    )
-    still = (np.asarray(head.model.weights)[:, 2] < 0.02) & (moved < 2e-4)
-    part = np.isin(head.part_of_vertex, [PARTS.index(name) for name in names])
-    chosen = np.flatnonzero(still & part & (template[:, 1] > least_y))
-    return chosen[KDTree(template[chosen]).query(points)[1]]
 
 
 def _hairline(azimuth: np.ndarray) -> np.ndarray:
@@ -141,8 +71,8 @@ def _hairline(azimuth: np.ndarray) -> np.ndarray:
 
 
 def _hair() -> Item:
-    line = _hairline(_AZIMUTH)
-    turn = np.abs(np.degrees(_AZIMUTH))
+    line = _hairline(AZIMUTH)
+    turn = np.abs(np.degrees(AZIMUTH))
 
     def hanging(low, opens):
         """The hairline in front, `low` behind azimuth `opens`."""
@@ -167,11 +97,11 @@ def _hair() -> Item:
 
     shapes = {
         "bald": None,
-        "short": _shell(_AZIMUTH, line, close(0.0085)),
-        "bob": _shell(_AZIMUTH, hanging(-0.082, 66), full(0.0150)),
-        "long": _shell(_AZIMUTH, hanging(-0.185, 68), full(0.0150, 0.0018)),
-        "curly": _shell(_AZIMUTH, hanging(-0.055, 64), curls),
-        "bun": _shell(_AZIMUTH, line, close(0.0065)),
+        "short": shell(AZIMUTH, line, close(0.0085)),
+        "bob": shell(AZIMUTH, hanging(-0.082, 66), full(0.0150)),
+        "long": shell(AZIMUTH, hanging(-0.185, 68), full(0.0150, 0.0018)),
+        "curly": shell(AZIMUTH, hanging(-0.055, 64), curls),
+        "bun": shell(AZIMUTH, line, close(0.0065)),
     }
     places = np.stack(
         [_or_nowhere(shapes[name], shapes["short"]) for name in ATTRIBUTES["hair_style"]]
@@ -180,9 +110,9 @@ def _hair() -> Item:
         "hair_style",
         "hair",
         places,
-        _flipped(growth.grid_faces(_SHELL_ROWS, _AROUND, closed=True)),
-        _grain(_SHELL_ROWS, _AROUND),
-        _anchors(places[1], ("skin",), least_y=-0.02),
+        _flipped(growth.grid_faces(SHELL_ROWS, AROUND, closed=True)),
+        grain(SHELL_ROWS, AROUND),
+        anchors(places[1], ("skin",), least_y=-0.02),
     )
 
 
@@ -196,15 +126,15 @@ def _bangs() -> Item:
     t, a = np.meshgrid(rows, azimuth, indexing="ij")
     low = 0.0575 + 0.006 * np.abs(a) + 0.0018 * np.sin(23 * a)
     y = 0.112 - (0.112 - low) * t
-    points = _on_skull(a.ravel(), y.ravel())
-    points += _outwards(points) * (0.0120 - 0.0045 * t.reshape(-1, 1))
+    points = on_skull(a.ravel(), y.ravel())
+    points += outwards(points) * (0.0120 - 0.0045 * t.reshape(-1, 1))
     return Item(
         "bangs",
         "hair",
         np.stack([_or_nowhere(None, points), points]),
         _flipped(growth.grid_faces(9, 26, closed=False)),
-        _grain(9, 26) * [1, 2.2],
-        _anchors(points, ("skin",), least_y=0.0),
+        grain(9, 26) * [1, 2.2],
+        anchors(points, ("skin",), least_y=0.0),
     )
 
 
@@ -217,14 +147,14 @@ def _bun() -> Item:
         "hair",
         places,
         growth.grid_faces(*growth.SPHERE_GRID, closed=True),
-        _grain(*growth.SPHERE_GRID) * [1, 3],
-        _anchors(ball, ("skin",), least_y=0.08),
+        grain(*growth.SPHERE_GRID) * [1, 3],
+        anchors(ball, ("skin",), least_y=0.08),
     )
 
 
 def _hat() -> Item:
     def rim(front, back):
-        return front + (back - front) * (1 - np.cos(_AZIMUTH)) / 2
+        return front + (back - front) * (1 - np.cos(AZIMUTH)) / 2
 
     def even(amount, top=0.0):
         return lambda t, a: amount + top * (1 - t)
@@ -234,32 +164,32 @@ def _hat() -> Item:
 
     shapes = {
         "none": None,
-        "cap": _shell(_AZIMUTH, rim(0.066, 0.010), even(0.0175), lift=0.012, ceiling=0.151),
-        "beanie": _shell(
-            _AZIMUTH, rim(0.060, -0.010), even(0.0200, 0.004), lift=0.030, ceiling=0.168
+        "cap": shell(AZIMUTH, rim(0.066, 0.010), even(0.0175), lift=0.012, ceiling=0.151),
+        "beanie": shell(
+            AZIMUTH, rim(0.060, -0.010), even(0.0200, 0.004), lift=0.030, ceiling=0.168
         ),
-        "brimmed": _shell(_AZIMUTH, rim(0.066, 0.030), flat, lift=0.034, ceiling=0.166),
+        "brimmed": shell(AZIMUTH, rim(0.066, 0.030), flat, lift=0.034, ceiling=0.166),
     }
     places = np.stack([_or_nowhere(shapes[name], shapes["cap"]) for name in ATTRIBUTES["hat"]])
     return Item(
         "hat",
         "hat",
         places,
-        _flipped(growth.grid_faces(_SHELL_ROWS, _AROUND, closed=True)),
-        _grain(_SHELL_ROWS, _AROUND),
-        _anchors(places[1], ("skin",), least_y=0.0),
+        _flipped(growth.grid_faces(SHELL_ROWS, AROUND, closed=True)),
+        grain(SHELL_ROWS, AROUND),
+        anchors(places[1], ("skin",), least_y=0.0),
     )
 
 
 def _brim() -> Item:
     """A visor in front, or a ring all round; both sides of a sheet."""
     rows = 5
-    t, a = np.meshgrid(np.linspace(0, 1, rows), _AZIMUTH, indexing="ij")
+    t, a = np.meshgrid(np.linspace(0, 1, rows), AZIMUTH, indexing="ij")
 
     def sheet(front, back, reach, droop):
         y = front + (back - front) * (1 - np.cos(a)) / 2
-        points = _on_skull(a.ravel(), y.ravel())
-        away = _outwards(points) * [1, 0, 1]
+        points = on_skull(a.ravel(), y.ravel())
+        away = outwards(points) * [1, 0, 1]
         away /= np.linalg.norm(away, axis=1, keepdims=True)
         # It begins inside the crown, whose rim stands off the skull a little higher up.
         points = points + away * ((0.0165 + reach) * t + 0.004 * (1 - t)).ravel()[:, None]
@@ -275,15 +205,15 @@ def _brim() -> Item:
         "brimmed": sheet(0.066, 0.030, 0.062, 0.012),
     }
     places = np.stack([_or_nowhere(shapes[name], shapes["cap"]) for name in ATTRIBUTES["hat"]])
-    upper = growth.grid_faces(rows, _AROUND, closed=True)
-    lower = growth.grid_faces(rows, _AROUND, closed=True, first=rows * _AROUND)
+    upper = growth.grid_faces(rows, AROUND, closed=True)
+    lower = growth.grid_faces(rows, AROUND, closed=True, first=rows * AROUND)
     return Item(
         "hat",
         "hat",
         places,
         np.concatenate([_flipped(upper), lower]),
-        np.tile(_grain(rows, _AROUND), (2, 1)),
-        _anchors(places[1], ("skin",), least_y=0.0),
+        np.tile(grain(rows, AROUND), (2, 1)),
+        anchors(places[1], ("skin",), least_y=0.0),
     )
 
 
@@ -372,7 +302,7 @@ def _glasses() -> Item:
         places,
         np.concatenate(faces),
         np.zeros((len(like), 2)),
-        np.repeat(_anchors(np.array([[0.0, 0.030, 0.10]]), ("skin",)), len(like)),
+        np.repeat(anchors(np.array([[0.0, 0.030, 0.10]]), ("skin",)), len(like)),
     )
 
 
@@ -395,8 +325,8 @@ def _lenses() -> Item:
         "eye_g",
         places,
         np.concatenate([one, one + len(discs[0])]),
-        np.tile(_grain(5, _RIM_AROUND), (2, 1)),
-        np.repeat(_anchors(np.array([[0.0, 0.030, 0.10]]), ("skin",)), len(points)),
+        np.tile(grain(5, _RIM_AROUND), (2, 1)),
+        np.repeat(anchors(np.array([[0.0, 0.030, 0.10]]), ("skin",)), len(points)),
     )
 
 
@@ -421,7 +351,7 @@ def _earrings() -> Item:
         places,
         np.concatenate([one, one + len(beads[1])]),
         np.zeros((places.shape[1], 2)),
-        _anchors(places[1], ("ear_left", "ear_right")),
+        anchors(places[1], ("ear_left", "ear_right")),
     )
 
 
@@ -439,14 +369,14 @@ def _necklace() -> Item:
         np.stack([gone if name == "none" else points for name in ATTRIBUTES["necklace"]]),
         faces,
         np.zeros((len(points), 2)),
-        _anchors(points, ("skin",)),
+        anchors(points, ("skin",)),
     )
 
 
 def _cloth() -> Item:
     """A collar and shoulders, cut off below the picture."""
     rows = 12
-    t, a = np.meshgrid(np.linspace(0, 1, rows), _AZIMUTH, indexing="ij")
+    t, a = np.meshgrid(np.linspace(0, 1, rows), AZIMUTH, indexing="ij")
     c, s = np.cos(a), np.sin(a)
     out = t**0.75
     wide, deep = 0.0585 + 0.150 * out, 0.0560 + 0.050 * out
@@ -459,7 +389,7 @@ def _cloth() -> Item:
         "cloth_color",
         "cloth",
         np.broadcast_to(points, (count, *points.shape)),
-        _flipped(growth.grid_faces(rows, _AROUND, closed=True)),
-        _grain(rows, _AROUND),
-        np.repeat(_anchors(np.array([[0.0, -0.2, 0.03]]), ("skin",)), len(points)),
+        _flipped(growth.grid_faces(rows, AROUND, closed=True)),
+        grain(rows, AROUND),
+        np.repeat(anchors(np.array([[0.0, -0.2, 0.03]]), ("skin",)), len(points)),
     )

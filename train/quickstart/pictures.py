@@ -30,7 +30,8 @@ from fmv2.tokens import EMBEDDED, Tokens
 from train.quickstart.scenes import Scenes
 
 SETTINGS = Settings(
-    steps=20,
+    steps=12,
+    sampler="dpm++",
     guidance_scale=3.0,
     id_scale=1.0,
     s_scale=1.0,
@@ -115,7 +116,7 @@ def export_arrays(
 
 
 def export_settings() -> dict[str, Any]:
-    """SETTINGS as the export's own pipeline calls them."""
+    """SETTINGS as the export's own pipeline calls them, but for the sampler."""
     return {
         "num_inference_steps": SETTINGS.steps,
         "guidance_scale": SETTINGS.guidance_scale,

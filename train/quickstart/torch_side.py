@@ -16,7 +16,7 @@ def render(
     arrays: Mapping[str, Float[np.ndarray, "n ..."]],
     settings: Mapping[str, Any],
 ) -> Float[np.ndarray, "n s s 3"]:
-    """What an export draws from the same noise, [0, 1].
+    """What an export draws from the same noise by DPM-Solver++, [0, 1].
 
     Args:
       folder: the export, with `pipeline.py` in it.
@@ -33,6 +33,7 @@ def render(
         quiet()
         import torch
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     except ImportError as e:
         raise UserError(f"the export is drawn by PyTorch: pip install 'fmv2[torch]' ({e})") from e
     given = {name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}
@@ -42,5 +43,6 @@ def render(
     pipeline: Any = DiffusionPipeline.from_pretrained(
         name, custom_pipeline=name, trust_remote_code=True, dtype=torch.float32
     )
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(list(prompts), **given, **settings, output_type="np").images
