@@ -20,7 +20,7 @@ def tiny() -> TrainConfig:
         steps=2000,
         objective=FaceMakeUp(
             map_loss="divergence",
-            map_weight=0.004,
+            map_weight=0.003,
             identity="face_encoder",
             rank=16,
             start="quick",

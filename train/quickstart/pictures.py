@@ -32,7 +32,7 @@ from train.quickstart.scenes import Scenes
 SETTINGS = Settings(
     steps=12,
     sampler="dpm++",
-    guidance_scale=3.0,
+    guidance_scale=2.0,
     id_scale=1.0,
     s_scale=1.0,
     shading_scale=1.0,

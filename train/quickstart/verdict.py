@@ -7,7 +7,7 @@ the scorer itself gets wrong), and of pairs at random.
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 
 from convert.folder import assemble, read
@@ -50,8 +50,9 @@ from train.quickstart.pictures import (
 )
 from train.quickstart.scenes import Scenes, held_out
 
-PEOPLE, ROWS = 24, 6
-"""Held-out people that are drawn, and those of them who are in the grid and drawn by PyTorch."""
+PEOPLE, EACH, ROWS = 24, 2, 6
+"""Held-out people that are drawn, how often each, and those who are in the grid and drawn by
+PyTorch."""
 STRANGERS = 72
 """Held-out people who are in the gallery alone."""
 SHUFFLED, NO_MAP = "reference shuffled", "without map loss"
@@ -59,8 +60,6 @@ _GALLERY = "strangers"
 _CELL = 8
 """Pixels of a latent: the scorer places a face's edge no better than to some pixels, and without
 this its own error on true pictures is half of that of random pairs."""
-_REPAINTED = 12
-"""People whose lips are drawn in two colours."""
 _PAINTED, _OTHERWISE = "purple", "red"
 """What lips become when one word of a prompt is changed, and what purple ones do."""
 
@@ -90,10 +89,10 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     assert whole.head is not None  # the embedded default has one
     scenes, model = held_out(of, PEOPLE, STRANGERS), FaceMakeUp(whole)
     conditions = conditions_of(model, scenes)
-    texts = [said.worded.text for said in scenes.prompts]
+    asked, told = scenes.times(EACH), conditions * EACH
+    texts = [said.worded.text for said in asked.prompts]
     drawn = {
-        name: draw(model, texts, conditions, console, name, **knobs)
-        for name, knobs in VARIANTS.items()
+        name: draw(model, texts, told, console, name, **knobs) for name, knobs in VARIANTS.items()
     }
     some = slice(ROWS)
     torch_images = torch_side.render(
@@ -104,8 +103,8 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
         "reference": scenes.references,
         "its shading": scenes.reference_shadings,
         "target shading": np.stack([found.shading for found in conditions]),
-        "base model": drawn[BASE],
-        "ours, JAX": drawn[OURS],
+        "base model": drawn[BASE][: len(conditions)],
+        "ours, JAX": drawn[OURS][: len(conditions)],
         "ours, PyTorch": np.round(255 * torch_images).astype(np.uint8),
         "true picture": scenes.truths,
     }
@@ -114,9 +113,9 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     scorer = load_scorer(SCORER)
     shown = {
         **drawn,
-        "true": scenes.truths,
-        "reference": scenes.references,
-        _GALLERY: scenes.strangers,
+        "true": asked.truths,
+        "reference": asked.references,
+        _GALLERY: asked.strangers,
     }
     judged = {name: _judge(scorer, images) for name, images in shown.items()}
     mapped = {
@@ -124,15 +123,15 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     }
     figures = [
         *_identity(judged),
-        *_head(judged, scenes, conditions, whole.head),
-        *_text(judged, scenes, scorer),
+        *_head(judged, asked, told, whole.head),
+        *_text(judged, asked, scorer),
         *_attention(mapped, model, scenes, conditions, few),
         *_leaks(mapped, scenes, conditions, console, few),
         _export(columns["ours, JAX"][some], columns["ours, PyTorch"][some]),
     ]
     report = Report(
         title="Quickstart: the embedded default on people whom it has never seen",
-        about={**about, **_machine(), "held-out people": len(texts)},
+        about={**about, **_machine(), "held-out people": len(conditions)},
         figures=figures,
     )
     page.save(out / "grid.part", "PNG")
@@ -155,10 +154,15 @@ def _read(scorer: Scorer, images: Images) -> Reading:
     return scorer(images / jnp.float32(255))
 
 
+def _people(drawn: Sized) -> Int[np.ndarray, " n"]:
+    """Who is in each of as many pictures as there are of these."""
+    return np.arange(len(drawn)) % PEOPLE
+
+
 def _identity(judged: Mapping[str, _Judged]) -> list[Figure]:
     wanted = judged["reference"].embedding
-    people = np.arange(len(wanted))
-    gallery = np.concatenate([wanted, judged[_GALLERY].embedding])
+    people = _people(wanted)
+    gallery = np.concatenate([wanted[:PEOPLE], judged[_GALLERY].embedding])
     in_gallery = np.arange(len(gallery))
 
     def near(name: str) -> Estimate:
@@ -203,13 +207,13 @@ def _identity(judged: Mapping[str, _Judged]) -> list[Figure]:
 def _head(
     judged: Mapping[str, _Judged], scenes: Scenes, conditions: list[Conditions], head: Head
 ) -> list[Figure]:
-    size, people = scenes.truths.shape[1], np.arange(len(conditions))
+    size, people = scenes.truths.shape[1], _people(conditions)
     maps = {
         name: np.asarray(shading_maps(judged[name].reading, head, size=size))
         for name in (OURS, NO_SHADING, "true")
     }
     asked = np.stack([found.shading for found in conditions])
-    others = np.roll(people, 1)
+    others = np.roll(np.arange(len(people)), 1)
 
     def off(name: str, wanted: Images) -> Estimate:
         return estimate(shading_error(maps[name], wanted, cell=_CELL), people)
@@ -248,7 +252,7 @@ def _head(
 
 def _against(judged, error, field: str, wanted: np.ndarray, **told: Any) -> Figure:
     """One of a reading's fields against what was asked for."""
-    people = np.arange(len(wanted))
+    people = _people(wanted)
 
     def of(name: str, asked: np.ndarray = wanted) -> Estimate:
         return estimate(error(getattr(judged[name].reading, field), asked), people)
@@ -266,7 +270,7 @@ def _against(judged, error, field: str, wanted: np.ndarray, **told: Any) -> Figu
 
 def _text(judged: Mapping[str, _Judged], scenes: Scenes, scorer: Scorer) -> list[Figure]:
     asked = [said.classes for said in scenes.prompts]
-    people = np.arange(len(asked))
+    people = _people(asked)
 
     def true(name: str, of: list[Mapping[str, str]] = asked) -> Estimate:
         logits: Any = judged[name].reading.logits
@@ -340,8 +344,7 @@ def _leaks(
     few: int,
 ) -> list[Figure]:
     """The same noise, face and shading; one word of the prompt is another."""
-    lips = [number for number, found in enumerate(scenes.masks) if "lips" in found]
-    there = lips[:_REPAINTED]
+    there = [number for number, found in enumerate(scenes.masks) if "lips" in found]
     people, faces = np.array(there), [conditions[number] for number in there]
     prompts = [scenes.prompts[number] for number in there]
     texts = [[said.worded.text for said in some] for some in (prompts, map(_repainted, prompts))]
