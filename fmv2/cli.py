@@ -12,6 +12,7 @@ import tyro
 
 import fmv2
 from fmv2.errors import UserError
+from fmv2.interrupt import heard
 
 
 class Command(NamedTuple):
@@ -144,7 +145,8 @@ def main(args: Sequence[str] | None = None, commands: Group = COMMANDS) -> int |
         prog = f"{prog} {word}"
         args = args[1:]
     try:
-        return tyro.cli(found.load(), prog=prog, args=args)
+        with heard():
+            return tyro.cli(found.load(), prog=prog, args=args)
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
