@@ -14,12 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 
-MapLoss = Literal["mass", "divergence", "upstream", "none"]
+MapLoss = Literal["mass", "upstream", "none"]
 
 # A TPU would round the factors to bfloat16, and these sums are nothing beside a net's.
 _einsum = partial(jnp.einsum, precision="highest")
-_LEAST = 1e-12
-"""Attention that counts as none."""
 
 
 def noise_loss(
@@ -75,10 +73,7 @@ def map_loss(
       form: "mass": the part of the phrase's attention, of all heads together, that falls outside
         its region, which a map can bring to 0. Inside are the cells that the region covers at least
         half as much as the one it covers most, so that brows and lips keep theirs on any grid;
-        where it covers none, the phrase does not count. "divergence": that of the same attention
-        from the region, which says which part of it each cell should have: KL, 0 where the phrase
-        looks at all of its region alike. Mass is content with one cell of it. "upstream": the
-        published squared
+        where it covers none, the phrase does not count. "upstream": the published squared
         difference between each token's probability and the region's mask (binarised at one half),
         of which the tokens' mean is one more column; since probabilities over tokens sum to 1, two
         tokens that share a region cannot bring it to 0. "none": 0.
@@ -89,14 +84,11 @@ def map_loss(
     count = tokens.sum(axis=-1)
     valid = valid & (count > 0)
     cover = masks.reshape(*masks.shape[:2], -1)
-    most = cover.max(axis=-1, keepdims=True)
-    match form:
-        case "mass":
-            region, term, valid = cover >= most / 2, _mass_outside, valid & (most[..., 0] > 0)
-        case "divergence":
-            region, term, valid = cover, _divergence, valid & (most[..., 0] > 0)
-        case _:
-            region, term = cover > 0.5, _squared_difference
+    if form == "mass":
+        most = cover.max(axis=-1, keepdims=True)
+        region, term, valid = (cover >= most / 2), _mass_outside, valid & (most[..., 0] > 0)
+    else:
+        region, term = (cover > 0.5), _squared_difference
     region = region.astype(jnp.float32)
 
     def layer(probabilities):
@@ -110,14 +102,7 @@ def _mass_outside(probabilities, tokens, count, region):
     # A head that does not look at the phrase has no say: alone, its 1e-9 would weigh as much.
     of_phrase = _einsum("bhqt,bkt->bkq", probabilities, tokens)
     inside = _einsum("bkq,bkq->bk", of_phrase, region)
-    return 1 - inside / jnp.maximum(of_phrase.sum(axis=-1), _LEAST)
-
-
-def _divergence(probabilities, tokens, count, region):
-    of_phrase = _einsum("bhqt,bkt->bkq", probabilities, tokens)
-    looked = of_phrase / jnp.maximum(of_phrase.sum(axis=-1, keepdims=True), _LEAST)
-    wanted = region / jnp.maximum(region.sum(axis=-1, keepdims=True), _LEAST)
-    return jnp.sum(jax.scipy.special.rel_entr(wanted, jnp.maximum(looked, _LEAST)), axis=-1)
+    return 1 - inside / jnp.maximum(of_phrase.sum(axis=-1), 1e-12)
 
 
 def _squared_difference(probabilities, tokens, count, region):

@@ -46,8 +46,7 @@ class FaceMakeUp:
     """The objective's terms and their weights."""
 
     map_loss: MapLoss = "mass"
-    """`mass`: the attention that falls outside the region; `divergence`: how far it is from lying
-    alike on all of it; `upstream`: as published; `none`."""
+    """`mass`: the attention that falls outside the region; `upstream`: as published; `none`."""
     map_weight: float = 1e-3
     """Of the map term; 0 leaves it out."""
     id_weight: float = 0.1
