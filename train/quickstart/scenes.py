@@ -64,10 +64,10 @@ def held_out(of: World, count: int, strangers: int) -> Scenes:
     ]
     own = all_own[:count]
     targets = [into(person, scene) for person, scene in zip(own, _others(own), strict=True)]
-    drawn = world.draw(chance.stack([*targets, *all_own]), of.size)
-    made, seen, others = (
-        {name: field[some] for name, field in drawn.items()}
-        for some in (slice(count), slice(count, 2 * count), slice(2 * count, None))
+    everyone = [*targets, *all_own]
+    made, seen, *others = (
+        world.draw(chance.stack(everyone[i : i + count]), of.size)
+        for i in range(0, len(everyone), count)
     )
     regions = [
         Regions(labels, beard) for labels, beard in zip(made["labels"], made["beard"], strict=True)
@@ -87,7 +87,7 @@ def held_out(of: World, count: int, strangers: int) -> Scenes:
             {phrase.region: found.mask(phrase.region) for phrase in said.worded.phrases}
             for found, said in zip(regions, prompts, strict=True)
         ),
-        strangers=others["image"],
+        strangers=np.concatenate([one["image"] for one in others]),
     )
 
 
