@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from fmv2.models.attention import most_keys
 from train.hardware import Chip
 
 # The vector unit of a TPU: 8 × 128 lanes of 4 ALUs.
@@ -91,11 +92,11 @@ def splash_calls(compiled_text: str, flops_per_cycle: float) -> Iterator[Kernel]
         if not call:
             continue
         name, operands = call[1], line[line.index("operand_layout_constraints=") :]
-        # The first operand of four dimensions is the queries.
+        # The first operand of four dimensions is the queries, tokens last.
         query = re.search(r"bf16\[(\d+),(\d+),(\d+),(\d+)\]", operands)
         if query is None:
             raise ValueError(f"splash attention of unknown operands: {operands[:200]}")
-        batch, heads, tokens, head_dim = map(int, query.groups())
+        batch, heads, head_dim, tokens = map(int, query.groups())
         backward = "dkv" in name
         products, vector_operations = (5, 10) if backward else (2, 6)
         logits = batch * heads * tokens**2
@@ -105,7 +106,7 @@ def splash_calls(compiled_text: str, flops_per_cycle: float) -> Iterator[Kernel]
         one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
         # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
         # q, o, do and a part of dq for each block of keys.
-        blocks = math.ceil(tokens / (2048 if backward and head_dim <= 128 else 1024))
+        blocks = math.ceil(tokens / (most_keys(head_dim) if backward else 1024))
         yield Kernel(
             flops=2 * products * logits * head_dim,
             bytes=one * ((4 + 4 * blocks) if backward else (2 + 2 * blocks)),

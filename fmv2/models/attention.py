@@ -20,6 +20,9 @@ AttentionChoice = Literal["auto", "xla", "cudnn", "splash"]
 MIN_FLASH_TOKENS = 1024
 _SPLASH_TILE = 128
 
+ATTENDED = "attended"
+"""The name, for `jax.checkpoint`'s policies, of what a gradient would call the kernel again for."""
+
 
 def attention(
     query: Float[Array, "b q heads d"],
@@ -87,6 +90,7 @@ def _splash(query, key, value):
         BlockSizes,
         FullMask,
         MultiHeadMask,
+        QKVLayout,
         make_splash_mha_single_device,
     )
 
@@ -94,9 +98,11 @@ def _splash(query, key, value):
     # Tiles divide the tokens and fit v5e's VMEM with a program around them. The backward kernel
     # has one sum for dq for each of its blocks of keys, so these are as large as they may be.
     queries, keys, inner = (
-        next(n for n in (2048, 1024, 512, 256, _SPLASH_TILE) if n <= most and tokens % n == 0)
-        for most in (1024, 2048 if head_dim <= 128 else 1024, 512)
+        next(n for n in (4096, 2048, 1024, 512, 256, _SPLASH_TILE) if n <= most and tokens % n == 0)
+        for most in (1024, most_keys(head_dim), 512)
     )
+    # As XLA would have them: 40 channels last are padded to 128 and copied on the way.
+    layout = QKVLayout.SEQ_MINOR
     kernel = make_splash_mha_single_device(
         MultiHeadMask([FullMask((tokens, tokens))] * heads),
         block_sizes=BlockSizes(
@@ -106,11 +112,20 @@ def _splash(query, key, value):
             block_kv_dkv=keys,
             block_kv_dkv_compute=inner,
             use_fused_bwd_kernel=True,
+            q_layout=layout,
+            k_layout=layout,
+            v_layout=layout,
         ),
+        residual_checkpoint_name=ATTENDED,
     )
     # Splash scales nothing and wants (heads, tokens, d).
     heads_first = [x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value)]
     return _on_each_device(jax.vmap(kernel), heads_first).swapaxes(1, 2)
+
+
+def most_keys(head_dim: int) -> int:
+    """Of one block of splash attention's backward kernel."""
+    return 4096 if head_dim <= 128 else 1024
 
 
 def _on_each_device(kernel, heads_first):

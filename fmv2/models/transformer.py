@@ -14,7 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmv2.models.attention import AttentionChoice, attention, attention_probabilities
+from fmv2.models.attention import (
+    ATTENDED,
+    AttentionChoice,
+    attention,
+    attention_probabilities,
+)
 from fmv2.models.layers import GroupNorm, Options, lora_linear
 
 if TYPE_CHECKING:
@@ -37,8 +42,10 @@ class Given:
     remat: bool = False
 
     def kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A block's call as it is; with `remat`, its inside is computed again on the way back."""
-        return jax.checkpoint(call) if self.remat else call
+        """A block's call as it is; with `remat`, its inside is computed again on the way back, all
+        but a flash kernel's output: little to keep, and the longest to compute."""
+        policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+        return jax.checkpoint(call, policy=policy) if self.remat else call
 
 
 class Attention(nnx.Module):

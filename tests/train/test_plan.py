@@ -173,7 +173,7 @@ def test_collectives_are_counted_by_kind_and_size():
 def test_splash_attention_is_added_by_its_operands():
     call = (
         "%splash_mha_{kind}.3 = (bf16[2,8,4096,40]) custom-call(%q), "
-        "operand_layout_constraints={{s32[1,2,2], bf16[2,8,4096,40], bf16[2,8,4096,40]}}"
+        "operand_layout_constraints={{s32[1,2,2], bf16[2,8,40,4096], bf16[2,8,40,4096]}}"
     )
     text = "\n".join(
         [call.format(kind="fwd"), "%x = add(%y)", call.format(kind="dkv_no_residuals")]
@@ -183,4 +183,5 @@ def test_splash_attention_is_added_by_its_operands():
     assert forward.flops == 2 * 2 * logits * 40
     assert backward.flops == 5 / 2 * forward.flops
     assert forward.bytes == 2 * 2 * 8 * 4096 * 40 * (2 + 2 * 4)
+    assert backward.bytes == 2 * 2 * 8 * 4096 * 40 * (4 + 4)
     assert forward.cycles == pytest.approx(4 * logits * 128 / 131_333 + 6 * logits / 4096)
