@@ -64,7 +64,7 @@ def test_flash_attention_is_not_computed_again():
     def loss(weights):
         return jnp.sum(nnx.merge(graph, weights)(latents, jnp.array([1]), context).noise)
 
-    program = jax.make_jaxpr(jax.grad(loss))(weights).jaxpr
+    program = jax.make_jaxpr(jax.value_and_grad(loss))(weights).jaxpr
     used, _ = dce_jaxpr(program, [True] * len(program.outvars))  # as XLA does
     transformers = 3  # of 32 × 32 tokens: one on the way down, two on the way up
     assert Counter(kernels(used)) == {
