@@ -9,8 +9,8 @@ nothing, is added as `train.compiled.splash_calls` says. `mfu` is the FLOPs that
 (`train.flops`) over what the chip could do in the estimated time, `computed_fraction` the same of
 all that is computed, recomputation included. Neither time nor cycles hold the collectives.
 
-A compile of `sd15` is long: the first, for one v5e at a batch of 16, was ended after 47 minutes of
-processor time and 16 GB, before it was done.
+A compile of `sd15` is long: for one v5e at a batch of 16 more than an hour of processor time and
+15 GB. Its memory and collectives are known after minutes, see benchmarks/results/train_step.md.
 """
 
 import dataclasses
