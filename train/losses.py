@@ -18,6 +18,8 @@ MapLoss = Literal["mass", "upstream", "none"]
 
 # A TPU would round the factors to bfloat16, and these sums are nothing beside a net's.
 _einsum = partial(jnp.einsum, precision="highest")
+_LEAST = 1e-12
+"""Attention that counts as none."""
 
 
 def noise_loss(
@@ -81,32 +83,64 @@ def map_loss(
     if form == "none":
         return jnp.zeros(())
     tokens = token_mask.astype(jnp.float32)
-    count = tokens.sum(axis=-1)
-    valid = valid & (count > 0)
+    valid = valid & token_mask.any(axis=-1)
     cover = masks.reshape(*masks.shape[:2], -1)
     if form == "mass":
         most = cover.max(axis=-1, keepdims=True)
         region, term, valid = (cover >= most / 2), _mass_outside, valid & (most[..., 0] > 0)
     else:
         region, term = (cover > 0.5), _squared_difference
-    region = region.astype(jnp.float32)
+    return _of_phrases(attention, tokens, region.astype(jnp.float32), valid, term)
+
+
+def spread_loss(
+    attention: Mapping[int, Float[Array, "b heads q t"]],
+    token_mask: Bool[Array, "b k t"],
+    masks: Float[Array, "b k g g"],
+    valid: Bool[Array, "b k"],
+) -> Float[Array, ""]:
+    """How unevenly each phrase looks at its region: `map_loss` is content with one cell of it.
+
+    KL of where all heads together look from how far each cell lies in the region, in nats: 0 where
+    all of the region is looked at alike and nothing beside it. Arguments and mean as `map_loss` has
+    them; a phrase whose region covers nothing does not count.
+    """
+    tokens = token_mask.astype(jnp.float32)
+    cover = masks.reshape(*masks.shape[:2], -1).astype(jnp.float32)
+    valid = valid & token_mask.any(axis=-1) & (cover.max(axis=-1) > 0)
+    return _of_phrases(attention, tokens, cover, valid, _divergence)
+
+
+def _of_phrases(attention, tokens, region, valid, term):
+    """The mean of a term over all valid phrases, summed over layers."""
 
     def layer(probabilities):
-        per_phrase = term(probabilities, tokens, jnp.maximum(count, 1), region)
+        per_phrase = term(probabilities, tokens, region)
         return jnp.sum(jnp.where(valid, per_phrase, 0)) / jnp.maximum(valid.sum(), 1)
 
     return jnp.sum(jnp.stack([layer(probabilities) for probabilities in attention.values()]))
 
 
-def _mass_outside(probabilities, tokens, count, region):
+def _looked(probabilities, tokens):
+    """Where each phrase looks: a distribution over the cells."""
     # A head that does not look at the phrase has no say: alone, its 1e-9 would weigh as much.
     of_phrase = _einsum("bhqt,bkt->bkq", probabilities, tokens)
-    inside = _einsum("bkq,bkq->bk", of_phrase, region)
-    return 1 - inside / jnp.maximum(of_phrase.sum(axis=-1), 1e-12)
+    return of_phrase / jnp.maximum(of_phrase.sum(axis=-1, keepdims=True), _LEAST)
 
 
-def _squared_difference(probabilities, tokens, count, region):
-    region, count = region[:, :, None], count[:, :, None, None]
+def _mass_outside(probabilities, tokens, region):
+    return 1 - _einsum("bkq,bkq->bk", _looked(probabilities, tokens), region)
+
+
+def _divergence(probabilities, tokens, region):
+    wanted = region / jnp.maximum(region.sum(axis=-1, keepdims=True), _LEAST)
+    looked = jnp.maximum(_looked(probabilities, tokens), _LEAST)
+    return jnp.sum(jax.scipy.special.rel_entr(wanted, looked), axis=-1)
+
+
+def _squared_difference(probabilities, tokens, region):
+    region = region[:, :, None]
+    count = jnp.maximum(tokens.sum(axis=-1), 1)[:, :, None, None]
     of_phrase = _einsum("bhqt,bkt->bkhq", probabilities, tokens)
     squares = _einsum("bhqt,bkt->bkhq", jnp.square(probabilities), tokens)
     # Σ over the phrase's tokens of (p - m)², and the same of their mean.

@@ -1,9 +1,12 @@
 """Each term against its paper's formula in float64 NumPy; what must not count does not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
@@ -12,13 +15,13 @@ from train.losses import (
     identity_loss,
     map_loss,
     noise_loss,
+    spread_loss,
     stratified_timesteps,
 )
 
 TIMESTEPS = np.array([0, 3, 250, 700, 999])
 
 map_term = jax.jit(map_loss, static_argnums=4)
-map_gradient = jax.jit(jax.value_and_grad(map_loss), static_argnums=4)
 
 
 def normal(*shape):
@@ -134,8 +137,18 @@ def published(maps, tokens, masks, valid):
     return total
 
 
-def outside(maps, tokens, masks, valid):
+def outside(*given):
     """The mass form, likewise: the attention outside, as a part of the phrase's attention."""
+    return of_phrases(lambda mass, cover: mass[cover < cover.max() / 2].sum() / mass.sum(), *given)
+
+
+def divergence(*given):
+    """KL, which SciPy makes of what is not normalised."""
+    return of_phrases(lambda mass, cover: scipy.stats.entropy(cover, mass), *given)
+
+
+def of_phrases(value, maps, tokens, masks, valid):
+    """Of each phrase's attention and its region's cover."""
     total = 0.0
     for probabilities in maps.values():
         of_masks = []
@@ -146,34 +159,45 @@ def outside(maps, tokens, masks, valid):
                 continue
             heads = np.asarray(probabilities, np.float64)[sample]
             mass = sum(head[:, word] for head in heads for word in words)
-            of_masks.append(mass[cover < cover.max() / 2].sum() / mass.sum())
+            of_masks.append(value(mass, cover))
         total += np.mean(of_masks)
     return total
 
 
-@pytest.mark.parametrize(("form", "reference"), [("upstream", published), ("mass", outside)])
-def test_the_map_term_is_its_definition(form, reference):
+TERMS = {
+    "upstream": partial(map_loss, form="upstream"),
+    "mass": partial(map_loss, form="mass"),
+    "spread": spread_loss,
+}
+REFERENCES = {"upstream": published, "mass": outside, "spread": divergence}
+each_term = pytest.mark.parametrize("name", TERMS)
+
+
+@each_term
+def test_each_term_of_phrases_is_its_definition(name):
     given = phrases()
-    assert map_term(*given, form) == pytest.approx(reference(*given), rel=1e-5)
+    expected = REFERENCES[name](*given)
+    assert jax.jit(TERMS[name])(*given) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("form", ["upstream", "mass"])
-def test_phrases_that_do_not_count_have_no_part(form):
+@each_term
+def test_phrases_that_do_not_count_have_no_part(name):
+    gradient_of = jax.jit(jax.value_and_grad(TERMS[name]))
     maps, tokens, masks, valid = phrases()
-    value, gradient = map_gradient(maps, tokens, masks, valid, form)
+    value, gradient = gradient_of(maps, tokens, masks, valid)
     counts = valid & tokens.any(-1)
     assert (counts != valid).any()
     tokens = jnp.where(valid[..., None], tokens, ~tokens)
     masks = jnp.where(counts[..., None, None], masks, 1 - masks)
-    other, other_gradient = map_gradient(maps, tokens, masks, valid, form)
+    other, other_gradient = gradient_of(maps, tokens, masks, valid)
     assert other == value
     jax.tree.map(np.testing.assert_array_equal, other_gradient, gradient)
 
 
-@pytest.mark.parametrize("form", ["upstream", "mass"])
-def test_a_batch_without_phrases_has_no_map_term(form):
+@each_term
+def test_a_batch_without_phrases_has_no_map_term(name):
     maps, tokens, masks, valid = phrases()
-    value, gradient = map_gradient(maps, tokens, masks, valid & False, form)
+    value, gradient = jax.jit(jax.value_and_grad(TERMS[name]))(maps, tokens, masks, valid & False)
     assert value == 0
     assert not any(jnp.any(x) for x in jax.tree.leaves(gradient))  # and no NaN: that is true
 
@@ -202,6 +226,17 @@ def test_thin_and_empty_regions_in_the_mass_form():
     given = {3: jnp.asarray(attention)}, jnp.ones((1, 2, 1), bool), jnp.asarray(masks)
     assert map_term(*given, jnp.array([[True, True]]), "mass") == 0.5
     assert map_term(*given, jnp.array([[False, True]]), "mass") == 0
+
+
+def test_one_cell_of_a_region_is_not_the_region():
+    """Mass is content with it; spread is 0 where all of it is looked at alike."""
+    masks = np.ones((1, 1, 2, 2), np.float32)
+    masks[0, 0, 1] = 0
+    rest = jnp.ones((1, 1, 1), bool), jnp.asarray(masks), jnp.array([[True]])
+    looks = {"one": [1.0, 0, 0, 0], "both": [0.5, 0.5, 0, 0]}
+    one, both = ({3: jnp.asarray(look)[None, None, :, None]} for look in looks.values())
+    assert map_term(one, *rest, "mass") == map_term(both, *rest, "mass") == 0
+    assert spread_loss(both, *rest) == 0 < spread_loss(one, *rest)
 
 
 def test_the_identity_term_is_one_minus_the_cosine():

@@ -27,6 +27,7 @@ from train.losses import (
     identity_loss,
     map_loss,
     noise_loss,
+    spread_loss,
     stratified_timesteps,
     uniform_timesteps,
 )
@@ -49,6 +50,9 @@ class FaceMakeUp:
     """`mass`: the attention that falls outside the region; `upstream`: as published; `none`."""
     map_weight: float = 1e-3
     """Of the map term; 0 leaves it out."""
+    spread_weight: float = 0.0
+    """Of how unevenly a phrase looks at its region, see `train.losses.spread_loss`: the term is
+    several nats, so a thousandth is a lot. 0 leaves it out."""
     id_weight: float = 0.1
     """0 leaves the identity term out, and with it the decoding of images."""
     id_every: int = 8
@@ -74,6 +78,7 @@ class FaceMakeUp:
     def __post_init__(self):
         limits = {
             "map_weight": (self.map_weight >= 0, "0 or more"),
+            "spread_weight": (self.spread_weight >= 0, "0 or more"),
             "id_weight": (self.id_weight >= 0, "0 or more"),
             "id_every": (self.id_every >= 1, "1 or more"),
             "id_bound": (self.id_bound >= 1, "1 or more"),
@@ -100,8 +105,12 @@ class FaceMakeUp:
         return (*nets, "face_encoder") if faces else nets
 
     def grids(self, size: int) -> tuple[int, ...]:
-        """Sides of the attention grids that the map term looks at, for images of this size."""
-        return () if self.map_loss == "none" or self.map_weight == 0 else (size // 16,)
+        """Sides of the attention grids that the terms look at, for images of this size."""
+        return (size // 16,) if self._maps or self.spread_weight else ()
+
+    @property
+    def _maps(self) -> bool:
+        return self.map_loss != "none" and self.map_weight > 0
 
     def fresh(self, configs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Adapter and ShadingNet that fit the base's U-Net and encoders."""
@@ -190,10 +199,13 @@ class FaceMakeUp:
         }
         loss = terms["noise"]
         if grids:
-            terms["map"] = map_loss(
-                attention, batch.token_mask, batch.masks[grids[0]], batch.mask_valid, self.map_loss
-            )
-            loss += self.map_weight * terms["map"]
+            phrases = attention, batch.token_mask, batch.masks[grids[0]], batch.mask_valid
+            if self._maps:
+                terms["map"] = map_loss(*phrases, self.map_loss)
+                loss += self.map_weight * terms["map"]
+            if self.spread_weight:
+                terms["spread"] = spread_loss(*phrases)
+                loss += self.spread_weight * terms["spread"]
         if self.id_weight:
             predictions = schedule.predictions(predicted.astype(jnp.float32), noisy, timesteps)
             terms["id"], terms["id_cosine"] = self._identity_term(

@@ -20,9 +20,11 @@ from train.objectives.diffusion import Chance, scaled_latents
 from train.objectives.face_makeup import FaceMakeUp
 from train.step import split
 
-OBJECTIVE = FaceMakeUp(map_weight=0.5, id_weight=0.25, id_every=2, id_bound=500, rank=4)
+OBJECTIVE = FaceMakeUp(
+    map_weight=0.5, spread_weight=0.125, id_weight=0.25, id_every=2, id_bound=500, rank=4
+)
 SCHEDULE = NoiseSchedule(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-TERMS = ("noise", "map", "id")
+TERMS = ("noise", "map", "spread", "id")
 
 
 def configs(embedding=512):
@@ -59,7 +61,7 @@ def evaluate():
         (_, (loss, terms)), gradient = jax.value_and_grad(one, has_aux=True)(params)
         return loss, {name: terms[name] for name in terms}, gradient
 
-    def call(batch, chance, mixture=(1.0, 0.5, 0.25), params=params):
+    def call(batch, chance, mixture=(1.0, 0.5, 0.125, 0.25), params=params):
         return run(params, batch, chance, jnp.asarray(mixture, jnp.float32))
 
     return call, params
@@ -68,10 +70,11 @@ def evaluate():
 def test_the_loss_is_the_weighted_sum_of_its_terms(evaluate):
     call, _ = evaluate
     loss, terms, gradient = call(*given())
-    assert set(terms) == {"loss", "noise", "map", "id", "id_cosine"}
+    assert set(terms) == {"loss", "id_cosine", *TERMS}
     assert terms["loss"] == loss
     assert loss == pytest.approx(
-        float(terms["noise"] + 0.5 * terms["map"] + 0.25 * terms["id"]), rel=1e-6
+        float(terms["noise"] + 0.5 * terms["map"] + 0.125 * terms["spread"] + 0.25 * terms["id"]),
+        rel=1e-6,
     )
     for name in TERMS:
         assert terms[name] > 0.1
@@ -79,12 +82,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(evaluate):
 
 
 @pytest.mark.parametrize(
-    ("term", "h", "tolerance"), [("noise", 3e-4, 5e-3), ("map", 3e-3, 5e-3), ("id", 3e-3, 2e-2)]
+    ("term", "h", "tolerance"),
+    [
+        ("noise", 3e-4, 5e-3),
+        ("map", 3e-3, 5e-3),
+        ("spread", 3e-3, 5e-3),
+        ("id", 3e-3, 2e-2),
+    ],
 )
 def test_the_gradient_of_each_term_equals_finite_differences(evaluate, term, h, tolerance):
     """Of float32, whose rounding is all that the tolerance is for."""
     call, params = evaluate
-    mixture = np.eye(3)[TERMS.index(term)]
+    mixture = np.eye(len(TERMS))[TERMS.index(term)]
     _, _, gradient = call(*given(), mixture)
     rng = np.random.default_rng(0)
 
@@ -117,7 +126,7 @@ def test_no_identity_no_term(evaluate):
     assert terms["id"] == terms["id_cosine"] == 0
     assert jnp.isfinite(loss)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
-    _, _, of_term = call(batch, chance, (0, 0, 1))
+    _, _, of_term = call(batch, chance, np.eye(len(TERMS))[TERMS.index("id")])
     assert not any(jnp.any(x) for x in jax.tree.leaves(of_term))
 
 
@@ -180,7 +189,7 @@ def test_beyond_the_picture_the_face_is_black():
         ),
         "shadingnet": lambda *_: None,
     }
-    objective = dataclasses.replace(OBJECTIVE, map_loss="none")
+    objective = dataclasses.replace(OBJECTIVE, map_loss="none", spread_weight=0)
     objective.loss_at(trained, frozen, batch, chance, SCHEDULE)
     assert seen[0].shape == (2, 32, 32, 3)
     np.testing.assert_allclose(seen[0], -1, atol=1e-6)
@@ -207,6 +216,7 @@ def test_only_the_nets_and_masks_that_a_term_needs():
     assert "face_encoder" in dataclasses.replace(no_terms, identity="face_encoder").frozen
     assert FaceMakeUp().grids(512) == (32,)
     assert no_terms.grids(512) == FaceMakeUp(map_weight=0).grids(512) == ()
+    assert dataclasses.replace(no_terms, spread_weight=1e-3).grids(512) == (32,)
 
 
 def test_chance_follows_its_key():
