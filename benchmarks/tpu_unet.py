@@ -51,6 +51,8 @@ class Settings:
     latents: int = 64
     """Side of the latents: an eighth of the image's."""
     attention: AttentionChoice = "splash"
+    remat: bool = False
+    """Compute each block's activations again on the way back."""
     hlo: Path | None = None
     """Where to keep the compiled text."""
 
@@ -64,13 +66,13 @@ def on_chip(sharding, net, config, **options):
 def program(settings: Settings, sharding):
     """The function to compile and its abstract arguments."""
     config = getattr(UNetConfig, settings.preset)()
-    attention = settings.attention
+    options = {"attention": settings.attention, "remat": settings.remat}
 
     def given(*shape, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct((settings.batch, *shape), dtype, sharding=sharding)
 
     side = settings.latents
-    unet = on_chip(sharding, UNet, config, param_dtype=jnp.bfloat16, attention=attention)
+    unet = on_chip(sharding, UNet, config, param_dtype=jnp.bfloat16, **options)
     inputs = (
         given(side, side, config.in_channels),
         given(dtype=jnp.int32),
@@ -91,7 +93,7 @@ def program(settings: Settings, sharding):
         return all_weights, (weights, *inputs)
 
     adapter = on_chip(sharding, IdAdapter, IdAdapterConfig.for_unet(config))
-    control = on_chip(sharding, ShadingNet, ShadingNetConfig.for_unet(config), attention=attention)
+    control = on_chip(sharding, ShadingNet, ShadingNetConfig.for_unet(config), **options)
     graph, weights = nnx.split((adapter, control))
     identity = (given(512), given(257, 1280))
     shading = given(8 * side, 8 * side, 3)

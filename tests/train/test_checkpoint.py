@@ -119,8 +119,10 @@ def test_what_is_half_written_is_never_taken_up_and_goes_away(tmp_path):
     half = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp" / "state"
     half.mkdir(parents=True)
     (half / "manifest.ocdbt").write_bytes(b"cut sho")
-    assert saved(tmp_path) == [3]
-    assert saved(tmp_path, 6) == [3, 6]
+    with Checkpoints(tmp_path, keep_last=9) as checkpoints:
+        assert checkpoints.steps() == [3]
+        checkpoints.save(6, make_state(), LOADER, ABOUT)
+    assert checkpoints.steps() == [3, 6]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "6"]
 
 
