@@ -3,11 +3,12 @@
     fmv2 train tiny --data RECORDS --base MODEL --out RUN
 
 Hardware: two CPU cores are enough. Time and result: of the 2000 steps the quickstart makes 440, at
-1.2 s each behind two minutes of loading and compiling; on slower cores it took twice that. People
-held out, drawn by 12 steps of DPM-Solver++ with guidance 2: 0.68 of the attributes asked for (true
-pictures 0.96, base 0.66), pose 10° off (without the shading map 24°, true 3°), cosine with the
-reference 0.275 (without the face 0.05, true 0.73). Without `spread_weight`, 400 steps: 0.69, 14°
-and 0.20. More than 440 steps were not run.
+1.3 s each behind a minute and a half of loading and compiling; on slower cores it took twice that.
+People held out, drawn by 12 steps of DPM-Solver++ with guidance 2: 0.69 of the attributes asked for
+(true pictures 0.96, base 0.66), pose 9° off (without the shading map 25°, true 3°), cosine with the
+reference 0.195 (without the face 0.06, true 0.73); on other cores, which round otherwise, 10° and
+0.275. Without `spread_weight`, 400 steps: 0.69, 14° and 0.20. With an identity term three times as
+heavy on samples up to step 500 instead of 250: 0.64, 12° and 0.213.
 """
 
 from data.sample import Drops
