@@ -59,6 +59,7 @@ class Settings:
     """Time the training step of `sd15` on this machine, ours and PyTorch's."""
 
     batch: int = 8
+    """Four or more: of each kind of sample one."""
     steps: int = 20
     """Timed, after three that are not."""
     tiny: bool = False
@@ -84,6 +85,8 @@ def main(settings: Settings) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001  (the others' figures stand without it)
             found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
         print(f"{name}: {found[name]}, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        if settings.out:  # what is known, should the next be ended
+            settings.out.write_text(json.dumps(found, indent=2) + "\n")
     return found
 
 
@@ -91,10 +94,11 @@ def figures(name: str, settings: Settings) -> dict[str, Any]:
     """Of one of the three, with the device it ran on."""
     config, shapes = _asked(settings)
     device, step = _MAKERS[name](config, shapes)
-    seconds = _median(step, settings.steps)
+    first, seconds = _times(step, settings.steps)
     known, needed = chip(device), step_flops(config, shapes).total
     return {
         "device": device,
+        "first_step_seconds": first,
         "seconds": seconds,
         "images_per_second": settings.batch / seconds,
         "mfu": None if known is None else needed / seconds / known.flops,
@@ -114,8 +118,9 @@ def _asked(settings: Settings) -> tuple[TrainConfig, Shapes]:
     return config, shapes.completed(config.objective)
 
 
-def _median(step: Callable[[], float], steps: int) -> float:
-    """Seconds of one step; its loss must be a number."""
+def _times(step: Callable[[], float], steps: int) -> tuple[float, float]:
+    """Seconds of the first step, which compiles, and the median of the others; their losses must be
+    numbers."""
     times = []
     for _ in range(steps + 3):
         start = time.perf_counter()
@@ -123,7 +128,7 @@ def _median(step: Callable[[], float], steps: int) -> float:
         times.append(time.perf_counter() - start)
         if not np.isfinite(loss):
             raise RuntimeError("the loss is not finite: the times mean nothing")
-    return statistics.median(times[3:])
+    return times[0], statistics.median(times[3:])
 
 
 def ours(config: TrainConfig, shapes: Shapes) -> Made:
@@ -297,8 +302,4 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 
 if __name__ == "__main__":
-    asked = tyro.cli(Settings)
-    text = json.dumps(main(asked), indent=2)
-    print(text)
-    if asked.out:
-        asked.out.write_text(text + "\n")
+    print(json.dumps(main(tyro.cli(Settings)), indent=2))
