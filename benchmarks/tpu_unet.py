@@ -1,4 +1,4 @@
-"""What a TPU makes of the U-Net: the real TPU compiler's figures, ahead of time, on any machine.
+"""What a TPU makes of the nets of a step: the TPU compiler's own figures, ahead of time, anywhere.
 
     pip install "jax[tpu]"
     python benchmarks/tpu_unet.py --topology v5e:2x2 --program forward
@@ -27,11 +27,15 @@ import tyro
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
+from fmv2.inputs import face_features, image_input
 from fmv2.models.abstract import abstract
 from fmv2.models.attention import AttentionChoice
+from fmv2.models.clip_text import CLIPTextConfig, CLIPTextModel
+from fmv2.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from fmv2.models.id_adapter import IdAdapter, IdAdapterConfig
 from fmv2.models.shadingnet import ShadingNet, ShadingNetConfig
 from fmv2.models.unet import UNet, UNetConfig
+from fmv2.models.vae import AutoencoderKL, AutoencoderKLConfig
 from train.compiled import Kernel, cost, memory, splash_calls
 from train.hardware import chip
 from train.plan import find_devices
@@ -43,9 +47,10 @@ class Settings:
 
     topology: str = "v5e:2x2"
     """Any that JAX knows: v4, v5e, v5p, v6e, each with its grid. One chip of it is compiled for."""
-    program: Literal["forward", "all_weights", "trainables"] = "forward"
-    """The bare U-Net forward; value and gradient of all its weights; or value and gradient of what
-    Face-MakeUpV2 trains, IdAdapter and ShadingNet, through the frozen U-Net."""
+    program: Literal["forward", "all_weights", "trainables", "encoders"] = "forward"
+    """The bare U-Net forward; value and gradient of all its weights; value and gradient of what
+    Face-MakeUpV2 trains, IdAdapter and ShadingNet, through the frozen U-Net; or what a step reads
+    off the frozen encoders of Stable Diffusion 1.5 beside ViT-H/14: picture, words and face."""
     preset: Literal["sd15", "sd21", "tiny"] = "sd15"
     batch: int = 4
     latents: int = 64
@@ -67,12 +72,22 @@ def program(settings: Settings, sharding):
     """The function to compile and its abstract arguments."""
     config = getattr(UNetConfig, settings.preset)()
     options = {"attention": settings.attention, "remat": settings.remat}
+    weights = {"param_dtype": jnp.bfloat16}
 
     def given(*shape, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct((settings.batch, *shape), dtype, sharding=sharding)
 
     side = settings.latents
-    unet = on_chip(sharding, UNet, config, param_dtype=jnp.bfloat16, **options)
+    if settings.program == "encoders":
+        return encoders, (
+            on_chip(sharding, AutoencoderKL, AutoencoderKLConfig.sd15(), **weights),
+            on_chip(sharding, CLIPTextModel, CLIPTextConfig.sd15(), **weights),
+            on_chip(sharding, CLIPVisionModelWithProjection, CLIPVisionConfig.vit_h14(), **weights),
+            given(8 * side, 8 * side, 3, dtype=jnp.uint8),
+            given(77, dtype=jnp.int32),
+            given(224, 224, 3, dtype=jnp.uint8),
+        )
+    unet = on_chip(sharding, UNet, config, **weights, **options)
     inputs = (
         given(side, side, config.in_channels),
         given(dtype=jnp.int32),
@@ -85,31 +100,37 @@ def program(settings: Settings, sharding):
         return jnp.mean(jnp.square(predicted.astype(jnp.float32)))
 
     if settings.program == "all_weights":
-        graph, weights = nnx.split(unet)
+        graph, state = nnx.split(unet)
 
-        def all_weights(weights, *inputs):
-            return jax.value_and_grad(lambda w: error(nnx.merge(graph, w)(*inputs).noise))(weights)
+        def all_weights(state, *inputs):
+            return jax.value_and_grad(lambda w: error(nnx.merge(graph, w)(*inputs).noise))(state)
 
-        return all_weights, (weights, *inputs)
+        return all_weights, (state, *inputs)
 
     adapter = on_chip(sharding, IdAdapter, IdAdapterConfig.for_unet(config))
     control = on_chip(sharding, ShadingNet, ShadingNetConfig.for_unet(config), **options)
-    graph, weights = nnx.split((adapter, control))
+    graph, state = nnx.split((adapter, control))
     identity = (given(512), given(257, 1280))
     shading = given(8 * side, 8 * side, 3)
 
-    def trainables(weights, unet, embedding, features, shading, *inputs):
+    def trainables(state, unet, embedding, features, shading, *inputs):
         @jax.value_and_grad
-        def value_and_grad(weights):
-            adapter, control = nnx.merge(graph, weights)
+        def value_and_grad(state):
+            adapter, control = nnx.merge(graph, state)
             tokens = adapter.image_proj(embedding, features)
             residuals = control(*inputs[:2], tokens, shading)
             adapted = unet(*inputs, adapter=adapter, id_tokens=tokens, residuals=residuals)
             return error(adapted.noise)
 
-        return value_and_grad(weights)
+        return value_and_grad(state)
 
-    return trainables, (weights, unet, *identity, shading, *inputs)
+    return trainables, (state, unet, *identity, shading, *inputs)
+
+
+def encoders(vae, text_encoder, image_encoder, image, input_ids, face):
+    """Moments of the latents, context, face features."""
+    moments = vae.encode(image_input(image))
+    return moments, text_encoder(input_ids).last_hidden_state, face_features(image_encoder, face)
 
 
 def main(settings: Settings) -> dict:
