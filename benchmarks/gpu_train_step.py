@@ -134,7 +134,7 @@ def _times(step: Callable[[], float], steps: int) -> tuple[float, float]:
 def ours(config: TrainConfig, shapes: Shapes) -> Made:
     """A step of the trainer; it returns when the loss is on the host."""
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    # Filled on the host: a program that draws a thousand arrays takes minutes to compile.
+    # Filled on the host: a program that draws 2334 arrays takes minutes to compile.
     some = 0.02 * np.random.default_rng(0).standard_normal(1 << 20, np.float32)
     trained, frozen = jax.tree.map(
         lambda x: jax.device_put(np.resize(some, x.shape).astype(x.dtype), jax.devices()[0]),

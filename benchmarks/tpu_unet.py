@@ -52,6 +52,7 @@ class Settings:
     Face-MakeUpV2 trains, IdAdapter and ShadingNet, through the frozen U-Net; or what a step reads
     off the frozen encoders of Stable Diffusion 1.5 beside ViT-H/14: picture, words and face."""
     preset: Literal["sd15", "sd21", "tiny"] = "sd15"
+    """Of the U-Net; the encoders are always those of Stable Diffusion 1.5."""
     batch: int = 4
     latents: int = 64
     """Side of the latents: an eighth of the image's."""
