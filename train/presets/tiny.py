@@ -8,8 +8,8 @@ People held out, drawn by 12 steps of DPM-Solver++ with guidance 2: 0.69 of the 
 (true pictures 0.96, base 0.66), pose 9° off (without the shading map 25°, true 3°), cosine with the
 reference 0.195 (without the face 0.06, true 0.73); on another machine it was 10° and 0.275. Without
 `spread_weight`, 400 steps: 0.69, 14° and 0.20. With an identity term three times as heavy on
-samples up to step 500 instead of 250: 0.64, 12° and 0.213. After 1200 steps: 0.56, 7° and 0.250: the
-words lose what the face and the map gain.
+samples up to step 500 instead of 250: 0.64, 12° and 0.213. After 1200 steps: 0.56, 7° and 0.250:
+the words lose what the face and the map gain.
 """
 
 from data.sample import Drops
