@@ -71,6 +71,13 @@ def attention_probabilities(
     return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
 
 
+def for_tpu(implementation: AttentionChoice) -> bool:
+    """Whether the program is a TPU's. One that is compiled ahead of time for another machine than
+    this says so by the kernel it names."""
+    auto = implementation == "auto"
+    return jax.default_backend() == "tpu" if auto else implementation == "splash"
+
+
 def _kernel(query, key, causal, implementation) -> Literal["xla", "cudnn", "splash"]:
     tokens, head_dim = query.shape[1], query.shape[3]
     if tokens < MIN_FLASH_TOKENS or key.shape[1] != tokens or causal or head_dim > 256:

@@ -7,6 +7,7 @@ Papers: Face-MakeUpV2 (arXiv 2510.21775); Zhang et al. 2023 (ControlNet). Equals
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self, Unpack
 
 import jax
@@ -15,14 +16,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from fmv2.models.attention import AttentionChoice
+from fmv2.models.attention import AttentionChoice, for_tpu
 from fmv2.models.encoder import Encoder, EncoderConfig, MidBlock
 from fmv2.models.layers import Options, Start
+from fmv2.models.packing import pack, packed_conv
 from fmv2.models.transformer import Given
 from fmv2.models.unet import Residuals, UNet, UNetConfig
 
 _SD_EMBEDDING, _SD_WIDTH = (16, 32, 96, 256), 320
 """Widths of ControlNet's embedding, beside a U-Net that begins with so many channels."""
+_PACKED = 4
+"""Side of the squares of pixels that the embedding packs: 16 channels become 256."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,10 +99,22 @@ class ShadingEmbedding(nnx.Module):
         out = config.block_out_channels[0]
         self.conv_out = nnx.Conv(widths[-1], out, (3, 3), padding=1, kernel_init=zeros, **options)
 
-    def __call__(self, shading: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
-        x = nnx.silu(self.conv_in(shading))
-        for conv in self.blocks:
-            x = nnx.silu(conv(x))
+    def __call__(
+        self, shading: Float[Array, "b H W 3"], packed: bool = False
+    ) -> Float[Array, "b h w c"]:
+        """The embedding.
+
+        Args:
+          shading: the map.
+          packed: compute what lies between it and a quarter of its size as `fmv2.models.packing`
+            says.
+        """
+        divides = not any(side % _PACKED for side in shading.shape[1:3])
+        block = _PACKED if packed and divides and len(self.blocks) >= 4 else 1
+        x = pack(shading, block)
+        for conv in (self.conv_in, *self.blocks):
+            x, block = packed_conv(conv, x, block) if block > 1 else (conv(x), 1)
+            x = nnx.silu(x)
         return self.conv_out(x)
 
 
@@ -185,7 +201,8 @@ class ShadingNet(Encoder):
         """
         given = Given(id_tokens, implementation=self.attention, remat=self.remat)
         x = self.conv_in(latents)
-        embedded = given.kept(self.controlnet_cond_embedding)(shading.astype(x.dtype))
+        embed = partial(self.controlnet_cond_embedding, packed=for_tpu(self.attention))
+        embedded = given.kept(embed)(shading.astype(x.dtype))
         if embedded.shape != x.shape:
             factor = 2 ** (len(self.config.conditioning_embedding_out_channels) - 1)
             want = (factor * x.shape[1], factor * x.shape[2])
