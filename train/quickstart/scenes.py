@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -32,23 +31,6 @@ class Scenes(NamedTuple):
     """Where on it each region is that the prompt names."""
     strangers: UInt8[np.ndarray, "m s s 3"]
     """Pictures of more held-out people, among whom the others are to be told."""
-
-    def times(self, count: int) -> "Scenes":
-        """All of it so often, one after the other; the strangers once."""
-
-        def again(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([x] * count)
-
-        return Scenes(
-            references=again(self.references),
-            reference_shadings=again(self.reference_shadings),
-            targets=jax.tree.map(again, self.targets),
-            truths=again(self.truths),
-            truth_shadings=again(self.truth_shadings),
-            prompts=self.prompts * count,
-            masks=self.masks * count,
-            strangers=self.strangers,
-        )
 
 
 def held_out(of: World, count: int, strangers: int) -> Scenes:

@@ -51,8 +51,8 @@ from train.quickstart.pictures import (
 from train.quickstart.scenes import Scenes, held_out
 
 PEOPLE, EACH, ROWS = 24, 2, 6
-"""Held-out people that are drawn, how often each, and those who are in the grid and drawn by
-PyTorch."""
+"""Held-out people that are drawn, how often each by the whole model, which others draw once, and
+those who are in the grid and drawn by PyTorch."""
 STRANGERS = 72
 """Held-out people who are in the gallery alone."""
 SHUFFLED, NO_MAP = "reference shuffled", "without map loss"
@@ -89,10 +89,11 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     assert whole.head is not None  # the embedded default has one
     scenes, model = held_out(of, PEOPLE, STRANGERS), FaceMakeUp(whole)
     conditions = conditions_of(model, scenes)
-    asked, told = scenes.times(EACH), conditions * EACH
-    texts = [said.worded.text for said in asked.prompts]
+    texts = [said.worded.text for said in scenes.prompts]
     drawn = {
-        name: draw(model, texts, told, console, name, **knobs) for name, knobs in VARIANTS.items()
+        name: draw(model, texts * each, conditions * each, console, name, **knobs)
+        for name, knobs in VARIANTS.items()
+        for each in [EACH if name == OURS else 1]
     }
     some = slice(ROWS)
     torch_images = torch_side.render(
@@ -103,7 +104,7 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
         "reference": scenes.references,
         "its shading": scenes.reference_shadings,
         "target shading": np.stack([found.shading for found in conditions]),
-        "base model": drawn[BASE][: len(conditions)],
+        "base model": drawn[BASE],
         "ours, JAX": drawn[OURS][: len(conditions)],
         "ours, PyTorch": np.round(255 * torch_images).astype(np.uint8),
         "true picture": scenes.truths,
@@ -113,9 +114,9 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     scorer = load_scorer(SCORER)
     shown = {
         **drawn,
-        "true": asked.truths,
-        "reference": asked.references,
-        _GALLERY: asked.strangers,
+        "true": scenes.truths,
+        "reference": scenes.references,
+        _GALLERY: scenes.strangers,
     }
     judged = {name: _judge(scorer, images) for name, images in shown.items()}
     mapped = {
@@ -123,8 +124,8 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     }
     figures = [
         *_identity(judged),
-        *_head(judged, asked, told, whole.head),
-        *_text(judged, asked, scorer),
+        *_head(judged, scenes, conditions, whole.head),
+        *_text(judged, scenes, scorer),
         *_attention(mapped, model, scenes, conditions, few),
         *_leaks(mapped, scenes, conditions, console, few),
         _export(columns["ours, JAX"][some], columns["ours, PyTorch"][some]),
@@ -161,20 +162,24 @@ def _people(drawn: Sized) -> Int[np.ndarray, " n"]:
 
 def _identity(judged: Mapping[str, _Judged]) -> list[Figure]:
     wanted = judged["reference"].embedding
-    people = _people(wanted)
-    gallery = np.concatenate([wanted[:PEOPLE], judged[_GALLERY].embedding])
-    in_gallery = np.arange(len(gallery))
+    gallery = np.concatenate([wanted, judged[_GALLERY].embedding])
+    everyone, in_gallery = _people(wanted), np.arange(len(gallery))
 
     def near(name: str) -> Estimate:
-        return estimate(identity.cosines(judged[name].embedding, wanted), people)
+        found = judged[name].embedding
+        people = _people(found)
+        return estimate(identity.cosines(found, wanted[people]), people)
 
     def far(name: str) -> Estimate:
         found = judged[name].embedding
-        return estimate(identity.cosines_with_others(found, people, wanted, people), people)
+        people = _people(found)
+        return estimate(identity.cosines_with_others(found, people, wanted, everyone), people)
 
     def first(name: str) -> Estimate:
-        found = identity.rank_one(judged[name].embedding, people, gallery, in_gallery)
-        return estimate(found.astype(float), people)
+        found = judged[name].embedding
+        people = _people(found)
+        right = identity.rank_one(found, people, gallery, in_gallery)
+        return estimate(right.astype(float), people)
 
     return [
         Figure(
@@ -198,7 +203,7 @@ def _identity(judged: Mapping[str, _Judged]) -> list[Figure]:
             value=first(OURS),
             controls={NO_IDENTITY: first(NO_IDENTITY)},
             floor=first("true"),
-            random=estimate(identity.rank_one_chance(people, in_gallery), people),
+            random=estimate(identity.rank_one_chance(everyone, in_gallery), everyone),
             demands=(Demand(than="at random", times=5),),
         ),
     ]
@@ -207,16 +212,16 @@ def _identity(judged: Mapping[str, _Judged]) -> list[Figure]:
 def _head(
     judged: Mapping[str, _Judged], scenes: Scenes, conditions: list[Conditions], head: Head
 ) -> list[Figure]:
-    size, people = scenes.truths.shape[1], _people(conditions)
+    size = scenes.truths.shape[1]
     maps = {
         name: np.asarray(shading_maps(judged[name].reading, head, size=size))
         for name in (OURS, NO_SHADING, "true")
     }
     asked = np.stack([found.shading for found in conditions])
-    others = np.roll(np.arange(len(people)), 1)
 
     def off(name: str, wanted: Images) -> Estimate:
-        return estimate(shading_error(maps[name], wanted, cell=_CELL), people)
+        people = _people(maps[name])
+        return estimate(shading_error(maps[name], wanted[people], cell=_CELL), people)
 
     shading = Figure(
         group="shading",
@@ -228,10 +233,10 @@ def _head(
         value=off(OURS, asked),
         controls={NO_SHADING: off(NO_SHADING, asked)},
         floor=off("true", scenes.truth_shadings),
-        random=off("true", scenes.truth_shadings[others]),
+        random=off("true", np.roll(scenes.truth_shadings, 1, axis=0)),
         demands=(Demand(than=NO_SHADING, times=0.5),),
     )
-    wanted = [coefficients_of(one_of(scenes.targets, number)) for number in range(len(people))]
+    wanted = [coefficients_of(one_of(scenes.targets, number)) for number in range(PEOPLE)]
     pose = np.stack([one["coefficients/pose"] for one in wanted])
     light = np.stack([one["coefficients/light"] for one in wanted])
     return [
@@ -252,10 +257,11 @@ def _head(
 
 def _against(judged, error, field: str, wanted: np.ndarray, **told: Any) -> Figure:
     """One of a reading's fields against what was asked for."""
-    people = _people(wanted)
 
     def of(name: str, asked: np.ndarray = wanted) -> Estimate:
-        return estimate(error(getattr(judged[name].reading, field), asked), people)
+        found = getattr(judged[name].reading, field)
+        people = _people(found)
+        return estimate(error(found, asked[people]), people)
 
     return Figure(
         group="shading",
@@ -270,11 +276,12 @@ def _against(judged, error, field: str, wanted: np.ndarray, **told: Any) -> Figu
 
 def _text(judged: Mapping[str, _Judged], scenes: Scenes, scorer: Scorer) -> list[Figure]:
     asked = [said.classes for said in scenes.prompts]
-    people = _people(asked)
 
     def true(name: str, of: list[Mapping[str, str]] = asked) -> Estimate:
         logits: Any = judged[name].reading.logits
-        return estimate(attributes.fractions_true(logits, of, scorer.config.classes), people)
+        people = _people(judged[name].images)
+        told = [of[person] for person in people]
+        return estimate(attributes.fractions_true(logits, told, scorer.config.classes), people)
 
     return [
         Figure(
