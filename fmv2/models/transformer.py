@@ -111,7 +111,16 @@ class FeedForward(nnx.Module):
         self.proj_out = nnx.Linear(4 * dim, dim, **options)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        value, gate = jnp.split(self.proj_in(x), 2, axis=-1)
+        # The weight is split and not what it makes: a TPU's compiler then need not write and read
+        # both halves, the widest maps of the net.
+        assert self.proj_in.bias is not None
+        dtype = self.proj_in.dtype or jnp.result_type(x, self.proj_in.kernel)
+        kernels = jnp.split(self.proj_in.kernel[...].astype(dtype), 2, axis=1)
+        biases = jnp.split(self.proj_in.bias[...].astype(dtype), 2)
+        value, gate = (
+            x.astype(dtype) @ kernel + bias.reshape(1, 1, -1)
+            for kernel, bias in zip(kernels, biases, strict=True)
+        )
         return self.proj_out(value * nnx.gelu(gate, approximate=False))
 
 
