@@ -1,11 +1,13 @@
 """The layers that the nets of Stable Diffusion share. NHWC, attributes named as in diffusers."""
 
 import math
+from functools import partial
 from typing import Literal, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
@@ -17,6 +19,10 @@ they are unlearnt; ControlNet's zeros at both ends of the map's way, of which th
 nothing before the last has. Quick: no values, so that the first step finds the base as it was, and
 zeros at the last end alone.
 """
+
+STATISTICS = "statistics"
+"""The name, for `jax.checkpoint`'s policies, of a group norm's means and variances: a few numbers,
+for which a gradient would read the whole map again."""
 
 
 class Options(TypedDict):
@@ -59,6 +65,7 @@ class GroupNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         mean = mean_of_group(wide)
         variance = jnp.maximum(mean_of_group(jnp.square(wide)) - jnp.square(mean), 0.0)
+        mean, variance = (checkpoint_name(x, STATISTICS) for x in (mean, variance))
         inverse = jax.lax.rsqrt(variance + self.epsilon)
         scale, bias = self.scale[...].astype(jnp.float32), self.bias[...].astype(jnp.float32)
         scale = jnp.repeat(inverse, channels, axis=1) * scale[None]
@@ -67,9 +74,10 @@ class GroupNorm(nnx.Module):
         return y.astype(self.dtype or x.dtype)
 
 
-@jax.checkpoint
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS))
 def normed_silu(norm: GroupNorm, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """silu(norm(x)). The gradient computes it anew from x, which costs less than keeping it."""
+    """silu(norm(x)). The gradient computes it anew from x and the norm's statistics, which costs
+    less than keeping it."""
     return nnx.silu(norm(x))
 
 

@@ -20,7 +20,7 @@ from fmv2.models.attention import (
     attention,
     attention_probabilities,
 )
-from fmv2.models.layers import GroupNorm, Options, lora_linear
+from fmv2.models.layers import STATISTICS, GroupNorm, Options, lora_linear
 
 if TYPE_CHECKING:
     from fmv2.models.id_adapter import IdAdapter
@@ -43,8 +43,9 @@ class Given:
 
     def kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """A block's call as it is; with `remat`, its inside is computed again on the way back, all
-        but a flash kernel's output: little to keep, and the longest to compute."""
-        policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+        but what is little to keep and long to compute: a flash kernel's output, and the group
+        norms' statistics."""
+        policy = jax.checkpoint_policies.save_only_these_names(ATTENDED, STATISTICS)
         return jax.checkpoint(call, policy=policy) if self.remat else call
 
 

@@ -10,7 +10,9 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from fmv2.models.layers import GroupNorm, normed_silu
 from fmv2.models.shadingnet import ShadingNet
+from fmv2.models.transformer import Given
 from fmv2.models.unet import UNet, UNetConfig
 
 SMALL = dataclasses.replace(
@@ -73,12 +75,39 @@ def test_flash_attention_is_not_computed_again():
     }
 
 
+def test_a_group_norms_statistics_are_not_computed_again():
+    norm = GroupNorm(2, 8, epsilon=1e-5, dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(norm)
+    x = jnp.zeros((1, 4, 4, 8))
+
+    def block(weights, x):
+        return normed_silu(nnx.merge(graph, weights), x)
+
+    def sums(call):
+        """Over whole maps, there and back."""
+        loss = jax.value_and_grad(lambda *given: jnp.sum(jnp.square(call(*given))), argnums=1)
+        program = jax.make_jaxpr(loss)(weights, x).jaxpr
+        used, _ = dce_jaxpr(program, [True] * len(program.outvars))
+        maps = [eqn.invars[0].aval.shape for eqn in equations(used, "reduce_sum")]
+        return maps.count(x.shape)
+
+    given = Given(x, remat=True)
+    assert sums(given.kept(block)) == sums(block)
+    assert sums(jax.checkpoint(block)) == sums(block) + 2
+
+
 def kernels(jaxpr):
     """The names of all Pallas calls, however deep."""
+    return [eqn.params["name"] for eqn in equations(jaxpr, "pallas_call")]
+
+
+def equations(jaxpr, name):
+    """Those of one primitive, however deep."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "pallas_call":
-            yield eqn.params["name"]
-        else:
-            for inner in jax.tree.leaves(list(eqn.params.values())):
-                if isinstance(inner, Jaxpr | ClosedJaxpr):
-                    yield from kernels(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+        if eqn.primitive.name == name:
+            yield eqn
+            continue
+        for inner in jax.tree.leaves(list(eqn.params.values())):
+            if isinstance(inner, Jaxpr | ClosedJaxpr):
+                inside = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+                yield from equations(inside, name)
