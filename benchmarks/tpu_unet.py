@@ -149,7 +149,7 @@ def main(settings: Settings) -> dict:
     if settings.hlo:
         settings.hlo.write_text(text)
     size, total = memory(compiled), cost(compiled, known)
-    kernels = list(splash_calls(text, flops_per_cycle))
+    kernels = list(splash_calls(text, known))
     splash = Kernel(*map(sum, zip(*kernels, strict=True))) if kernels else Kernel(0, 0, 0)
     cycles = total.cycles or 0
     return {

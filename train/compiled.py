@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fmv2.models.attention import most_keys
 from train.hardware import Chip
 
-# The vector unit of a TPU: 8 × 128 lanes of 4 ALUs.
+# The vector unit of a TPU's core: 8 × 128 lanes of 4 ALUs.
 _VECTOR_OPERATIONS_PER_CYCLE = 4096
 _COLLECTIVES = (
     "all-reduce",
@@ -66,7 +66,7 @@ def cost(compiled: Any, chip: Chip | None) -> Cost:
     estimates = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     flops, moved, cycles, calls = analysis["flops"], analysis["bytes accessed"], sum(estimates), 0
     if chip is not None and chip.clock is not None:
-        for kernel in splash_calls(text, chip.flops / chip.clock):
+        for kernel in splash_calls(text, chip):
             flops, moved = flops + kernel.flops, moved + kernel.bytes
             cycles, calls = cycles + kernel.cycles, calls + 1
     return Cost(flops, moved, cycles if estimates else None, calls)
@@ -80,13 +80,15 @@ class Kernel(NamedTuple):
     cycles: float
 
 
-def splash_calls(compiled_text: str, flops_per_cycle: float) -> Iterator[Kernel]:
+def splash_calls(compiled_text: str, chip: Chip) -> Iterator[Kernel]:
     """What each splash attention call of a compiled program costs, by its operands' shapes.
 
     Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). On the matrix
-    unit a head pads to a multiple of 128; on the vector unit the softmax of a logit takes about six
+    unit a head pads to a multiple of its side; on the vector unit the softmax of a logit takes about six
     operations forward and ten backward. Nothing is taken to overlap.
     """
+    assert chip.clock is not None
+    flops_per_cycle = chip.flops / chip.clock
     for line in compiled_text.splitlines():
         call = re.search(r"%(splash_mha_\w+)[.\d]* = .* custom-call\(", line)
         if not call:
@@ -100,9 +102,9 @@ def splash_calls(compiled_text: str, flops_per_cycle: float) -> Iterator[Kernel]
         backward = "dkv" in name
         products, vector_operations = (5, 10) if backward else (2, 6)
         logits = batch * heads * tokens**2
-        padded = 128 * math.ceil(head_dim / 128)
+        padded = chip.matrix * math.ceil(head_dim / chip.matrix)
         matrix = 2 * products * logits * padded / flops_per_cycle
-        vector = vector_operations * logits / _VECTOR_OPERATIONS_PER_CYCLE
+        vector = vector_operations * logits / (chip.cores * _VECTOR_OPERATIONS_PER_CYCLE)
         one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
         # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
         # q, o, do and a part of dq for each block of keys.

@@ -170,7 +170,13 @@ def test_collectives_are_counted_by_kind_and_size():
     }
 
 
-def test_splash_attention_is_added_by_its_operands():
+@pytest.mark.parametrize(
+    ("kind", "padded", "vector"),
+    [("TPU v5e", 128, 4096), ("TPU v5p", 128, 8192), ("TPU v6 lite", 256, 4096)],
+)
+def test_splash_attention_is_added_by_its_operands(kind, padded, vector):
+    known = chip(kind)
+    flops_per_cycle = known.flops / known.clock
     call = (
         "%splash_mha_{kind}.3 = (bf16[2,8,4096,40]) custom-call(%q), "
         "operand_layout_constraints={{s32[1,2,2], bf16[2,8,40,4096], bf16[2,8,40,4096]}}"
@@ -178,10 +184,12 @@ def test_splash_attention_is_added_by_its_operands():
     text = "\n".join(
         [call.format(kind="fwd"), "%x = add(%y)", call.format(kind="dkv_no_residuals")]
     )
-    forward, backward = splash_calls(text, flops_per_cycle=131_333)
+    forward, backward = splash_calls(text, known)
     logits = 2 * 8 * 4096**2
     assert forward.flops == 2 * 2 * logits * 40
     assert backward.flops == 5 / 2 * forward.flops
     assert forward.bytes == 2 * 2 * 8 * 4096 * 40 * (2 + 2 * 4)
     assert backward.bytes == 2 * 2 * 8 * 4096 * 40 * (4 + 4)
-    assert forward.cycles == pytest.approx(4 * logits * 128 / 131_333 + 6 * logits / 4096)
+    assert forward.cycles == pytest.approx(
+        4 * logits * padded / flops_per_cycle + 6 * logits / vector
+    )
