@@ -84,8 +84,8 @@ def splash_calls(compiled_text: str, chip: Chip) -> Iterator[Kernel]:
     """What each splash attention call of a compiled program costs, by its operands' shapes.
 
     Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). On the matrix
-    unit a head pads to a multiple of its side; on the vector unit the softmax of a logit takes about six
-    operations forward and ten backward. Nothing is taken to overlap.
+    unit a head pads to a multiple of its side; on the vector unit the softmax of a logit takes
+    about six operations forward and ten backward. Nothing is taken to overlap.
     """
     assert chip.clock is not None
     flops_per_cycle = chip.flops / chip.clock
