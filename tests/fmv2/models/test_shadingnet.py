@@ -67,6 +67,21 @@ def test_the_net_equals_diffusers(name, height, width, scale, attention):
         assert relative_error(ours_, to_nhwc(theirs_)) <= 1e-4
 
 
+@pytest.mark.parametrize(("attention", "side"), [("xla", 128), ("splash", 32)])
+def test_a_tpus_program_has_no_convolution_of_the_whole_map(attention, side):
+    """Of few channels it would fill no lanes."""
+    graph, weights = nnx.split(pair(TINY, attention=attention)[1])
+    latents, timesteps, _ = test_unet.inputs(TINY)
+
+    def net(weights):
+        tokens = test_unet.normal(2, 4, 32)
+        return nnx.merge(graph, weights)(latents, timesteps, tokens, shading_map())
+
+    program = jax.make_jaxpr(net)(weights).jaxpr
+    found = [eqn for eqn in program.eqns if eqn.primitive.name == "conv_general_dilated"]
+    assert max(eqn.invars[0].aval.shape[1] for eqn in found) == side
+
+
 @pytest.mark.parametrize("start", ["published", "quick"])
 def test_a_fresh_net_is_the_unets_half_and_adds_nothing(start):
     theirs, unet = test_unet.pair(TINY)
