@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,6 +44,12 @@ class Record:
     optional: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Optional fields by their names in the schema: encoded pictures or arrays."""
     factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Example(NamedTuple):
+    """A record as a data set gives it: its fields by the schema's names, pictures still encoded."""
+
+    fields: Mapping[str, Any]
 
 
 def to_example(record: Record, schema: Schema) -> dict[str, Any]:

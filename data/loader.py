@@ -290,12 +290,6 @@ def _faults(
     there |= {"factors"} if dataset.schema.factors else set()
     if missing := sorted(set(config.extras) - there):
         faults.append(f"its records have no {', '.join(missing)}: leave them out of extras")
-    elif "latent_moments" in config.extras:
-        height, width = dataset.schema.latent_size or (0, 0)
-        if (8 * height, 8 * width) != (config.size, config.size):
-            faults.append(
-                f"its latent moments are of {8 * width}×{8 * height} pictures: set size to theirs"
-            )
     if config.flip and None in sides(tokens):
         faults.append('flip needs "left" and "right" to be one token each: set flip to 0')
     return faults

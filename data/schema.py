@@ -82,7 +82,10 @@ OPTIONAL: Mapping[str, Field] = {
         for name, (shape, meaning) in COEFFICIENTS.items()
     },
     "latent_moments": Field(
-        "array", (None, None, 8), "float16", "the picture's VAE mean and log-variance, one eighth"
+        "array",
+        (None, None, None),
+        "float16",
+        "the picture's VAE mean and log-variance, channels last",
     ),
 }
 """Fields that every record of a data set has or none; its features say which."""
@@ -104,14 +107,14 @@ class Schema(NamedTuple):
     optional: tuple[str, ...] = ()
     """Names out of OPTIONAL; "coefficients" stands for all of them."""
     factors: tuple[Factor, ...] = ()
-    latent_size: tuple[int, int] | None = None
-    """Height and width of `latent_moments`, where there are any."""
+    latent_shape: tuple[int, int, int] | None = None
+    """Of `latent_moments`, where there are any: height, width, and twice the VAE's channels."""
 
     def fields(self) -> dict[str, Field]:
         """All fields but the factors, by their names.
 
         Raises:
-          ValueError: an unknown optional field, or latent moments without their size.
+          ValueError: an unknown optional field, or latent moments without their shape.
         """
         chosen = {
             name: field
@@ -122,10 +125,10 @@ class Schema(NamedTuple):
         if unknown := set(self.optional) - known:
             raise ValueError(f"no optional field {sorted(unknown)}; there are {sorted(known)}")
         if "latent_moments" in chosen:
-            if self.latent_size is None:
-                raise ValueError("latent_moments need latent_size, their height and width")
+            if self.latent_shape is None:
+                raise ValueError("latent_moments need latent_shape: height, width, channels")
             moments = chosen["latent_moments"]
-            chosen["latent_moments"] = moments._replace(shape=(*self.latent_size, 8))
+            chosen["latent_moments"] = moments._replace(shape=self.latent_shape)
         return {**REQUIRED, **chosen}
 
     def features(self) -> Any:
@@ -223,7 +226,7 @@ class Batch:
         About("b …", "float32", "the 3D head's, by the names in COEFFICIENTS"),
     ] = None
     latent_moments: Annotated[
-        jax.Array | None, About("b h/8 w/8 8", "float16", "the image's VAE moments")
+        jax.Array | None, About("b u v 2c", "float16", "the image's VAE moments")
     ] = None
     factors: Annotated[
         dict[str, jax.Array] | None,
@@ -262,7 +265,7 @@ def schema_of(features: Mapping[str, Any]) -> Schema:
         if name.startswith("factors/")
     )
     found = [name for name in OPTIONAL if name in flat]
-    latent = flat["latent_moments"].shape[:2] if "latent_moments" in flat else None
+    latent = flat["latent_moments"].shape if "latent_moments" in flat else None
     schema = Schema(tuple(found), factors, latent)
     expected = dict(_flatten(schema.features()))
     faults = [f"{name} is missing" for name in expected if name not in flat]

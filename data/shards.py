@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from etils import epath
 
-from data.codec import Record, to_example
+from data.codec import Example, Record, to_example
 from data.ledger import PROBLEMS, Ledger, Sidecar
-from data.schema import VERSION, Schema
+from data.schema import VERSION, Schema, nest
 from fmv2.errors import UserError
 
 NAME = "fmv2"
@@ -78,7 +78,7 @@ class Source(Protocol):
         """Of everything that decides the bytes."""
         ...
 
-    def records(self, items: Sequence[int]) -> Iterator[Record | Skipped | Mended]:
+    def records(self, items: Sequence[int]) -> Iterator[Record | Example | Skipped | Mended]:
         """Of these items, in their order.
 
         Raises:
@@ -222,8 +222,8 @@ class _Work:
                             continue
                         case Skipped():
                             skipped.append(tuple(found))
-                        case Record():
-                            example = features.encode_example(to_example(found, schema))
+                        case Record() | Example():
+                            example = features.encode_example(_fields(found, schema))
                             message = serializer.get_tf_example(example)
                             # A map's order is otherwise another one in every process.
                             serialized = message.SerializeToString(deterministic=True)
@@ -235,6 +235,10 @@ class _Work:
             ledger.publish(
                 shard.file, path, Sidecar(records, total, path.stat().st_size, skipped, mended)
             )
+
+
+def _fields(found: Record | Example, schema: Schema) -> Mapping[str, Any]:
+    return to_example(found, schema) if isinstance(found, Record) else nest(found.fields)
 
 
 @contextlib.contextmanager

@@ -94,6 +94,9 @@ COMMANDS = Group(
                 "build": Command(
                     "data.commands.build:build", "Make records from upstream's layout."
                 ),
+                "encode": Command(
+                    "data.commands.encode:encode", "Add the latent moments of a model's VAE."
+                ),
                 "inspect": Command(
                     "data.commands.inspect:inspect", "Look at a data set's records."
                 ),

@@ -113,7 +113,7 @@ def abstract_batch(config: TrainConfig, shapes: Shapes) -> Batch:
     if "labels" in objective.extras:
         optional["labels"] = field(jnp.uint8, size, size)
     if "latent_moments" in objective.extras:
-        optional["latent_moments"] = field(jnp.float16, size // 8, size // 8, 8)
+        optional["latent_moments"] = field(jnp.float16, *shapes.configs["vae"].moments(size))
     if "coefficients" in objective.extras:
         optional["coefficients"] = {
             name: field(jnp.float32, *shape) for name, (shape, _) in COEFFICIENTS.items()

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from convert import runs
 from convert.folder import Assembly
 from data.dataset import Dataset, open_dataset
+from data.encoded import check_vae
 from fmv2.errors import UserError
 from fmv2.parallel import agree, batch_ways, initialize_distributed, make_mesh
 from fmv2.tokens import EMBEDDED, Tokens
@@ -38,7 +39,8 @@ class Inputs:
 
 
 def check(config: TrainConfig) -> Inputs:
-    """Opens what the config names; nothing is computed, and no weight read.
+    """Opens what the config names; nothing is computed, and no weight read but the VAE's where the
+    records must have been encoded by it.
 
     Raises:
       UserError: why the run cannot be; all faults are named.
@@ -69,6 +71,8 @@ def check(config: TrainConfig) -> Inputs:
     tokens = attempt(Tokens.load, EMBEDDED if config.base is None else tokenizer)
     if dataset is not None:
         attempt(dataset.check_tokenizer, tokens)
+    if "latent_moments" in config.objective.extras:
+        attempt(check_vae, dataset, base, config.size)
     lacking = base is None and (config.base is not None or "--base" in needed)
     shapes = None if lacking else attempt(_shapes, config, [base])
     newest = attempt(_newest, config, config.out)

@@ -110,6 +110,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
                 weight_decay=config.weight_decay,
                 adam_weight_decay=config.weight_decay if config.decay_all else 0.0,
                 muon_weight_dimension_numbers=_matrices,
+                ns_coeffs=_NEWTON_SCHULZ,
                 consistent_rms=0.2,
             )
             main = _in_stacks(each)
@@ -134,6 +135,9 @@ def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     return jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
 
 
+_NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
+"""Muon's own coefficients, a row for each iteration: of a single row optax makes no loop, and each
+iteration is compiled by itself."""
 _KERNELS = "kernels"
 _Stacks = dict[str, jax.Array]
 

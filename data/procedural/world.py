@@ -130,18 +130,14 @@ class World:
 
     def _drawn(self, items: Sequence[int]) -> dict[int, tuple[Factors, dict[str, np.ndarray]]]:
         """Causes and pictures by item."""
-        found = {}
-        for first in range(0, len(items), _AT_ONCE):
-            some = items[first : first + _AT_ONCE]
-            causes = [
-                chance.factors(self.seed, item, item // self.images_per_identity) for item in some
-            ]
-            # Always the same number, so that one program draws them all.
-            filled = causes + [causes[-1]] * (_AT_ONCE - len(some))
-            pictures = draw(chance.stack(filled), self.size)
-            for i, item in enumerate(some):
-                found[item] = causes[i], {k: v[i] for k, v in pictures.items()}
-        return found
+        causes = [
+            chance.factors(self.seed, item, item // self.images_per_identity) for item in items
+        ]
+        pictures = draw(causes, self.size)
+        return {
+            item: (causes[i], {k: v[i] for k, v in pictures.items()})
+            for i, item in enumerate(items)
+        }
 
     @functools.cached_property
     def _tokens(self) -> Tokens:
@@ -220,14 +216,21 @@ def _enough(mask: np.ndarray) -> bool:
     return mask.sum() >= max(_LEAST_PIXELS * mask.size, 4)
 
 
-def draw(factors: Factors, size: int) -> dict[str, np.ndarray]:
-    """Pictures of a batch as `picture.draw` makes them, by name, in NumPy."""
+def draw(causes: Sequence[Factors], size: int) -> dict[str, np.ndarray]:
+    """Pictures of these as `picture.draw` makes them, by name, in NumPy."""
     import jax  # workers' start and a plan of shards need no renderer
 
     from data.procedural import picture
 
     face_size = 112 if size < 256 else 224  # as CLIP's image towers want it
-    return jax.device_get(picture.draw(factors, size=size, face_size=face_size))._asdict()
+    # Always the same number at once, so that one program draws them all.
+    places = np.arange(-(-len(causes) // _AT_ONCE) * _AT_ONCE).reshape(-1, _AT_ONCE)
+    drawn = [
+        jax.device_get(picture.draw(chance.stack(some), size=size, face_size=face_size))._asdict()
+        for row in np.minimum(places, len(causes) - 1)
+        for some in [[causes[place] for place in row]]
+    ]
+    return {name: np.concatenate([one[name] for one in drawn])[: len(causes)] for name in drawn[0]}
 
 
 def coefficients_of(factors: Factors) -> dict[str, np.ndarray]:

@@ -129,6 +129,10 @@ class AutoencoderKLConfig:
         """Pixels per latent, along either side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    def moments(self, size: int) -> tuple[int, int, int]:
+        """Shape of a square picture's mean and log-variance together, channels last."""
+        return (size // self.downscale, size // self.downscale, 2 * self.latent_channels)
+
     def scale(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Latents as the encoder gives them, to unit variance: what the U-Net works on."""
         return (latents - (self.shift_factor or 0.0)) * self.scaling_factor

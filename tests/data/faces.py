@@ -19,7 +19,7 @@ PLAIN = Schema()
 EVERYTHING = Schema(
     optional=("labels", "coefficients", "latent_moments"),
     factors=(Factor("hat", ("none", "cap")), Factor("smile"), Factor("identity", dtype="int64")),
-    latent_size=(4, 4),
+    latent_shape=(4, 4, 8),
 )
 
 

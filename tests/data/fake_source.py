@@ -32,7 +32,7 @@ class FakeSource:
         return Schema(
             ("labels", "coefficients", "latent_moments"),
             (Factor("smile"), Factor("person", dtype="int64"), Factor("hat", ("none", "cap"))),
-            (2, 2),
+            (2, 2, 8),
         )
 
     @property

@@ -199,9 +199,6 @@ def test_what_cannot_work_is_refused(dataset, tmp_path):
     short.fingerprint = "short"
     with pytest.raises(UserError, match=r'flip needs "left" and "right"'):
         Loader(open_dataset(folder), "train", short, CONFIG)
-    moments = LoaderConfig(batch_size=4, size=64, extras=("latent_moments",))
-    with pytest.raises(UserError, match=r"latent moments are of 32×32 pictures"):
-        Loader(open_dataset(folder), "train", short, moments)
 
 
 def test_all_faults_of_a_config_at_once():

@@ -25,7 +25,7 @@ def parts(tmp_path_factory):
     data = write_dataset(
         tmp_path_factory.mktemp("records") / "data",
         {"train": (16,)},
-        schema=EVERYTHING._replace(optional=(), latent_size=None),
+        schema=EVERYTHING._replace(optional=(), latent_shape=None),
         record=lambda number, schema: face_record(number, schema, side=64),
         metadata={"tokenizer": Tokens.load(EMBEDDED).fingerprint},
     )

@@ -121,9 +121,9 @@ def test_what_each_optimizer_keeps():
     assert kept("adamw") == 2 * 4 * count
     assert kept("lion") == 2 * count
     # Besides, optax keeps a single zero in the place of each factor that a weight does not have,
-    # and Muon's three coefficients.
+    # and Muon's coefficients, three an iteration.
     assert kept("adafactor") == 4 * (256 + 512 + 512 + 3)
-    assert kept("muon") == 4 * (256 * 512 + 2 * 512 + 3)
+    assert kept("muon") == 4 * (256 * 512 + 2 * 512 + 5 * 3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])

@@ -1,16 +1,19 @@
 """The stages of the quickstart. Each leaves something in OUT and is skipped where that is there.
 
-OUT/records/            pictures of made-up people
+OUT/drawn/              pictures of made-up people
+OUT/records/            the same, encoded by the base's VAE
 OUT/run/                IdAdapter and ShadingNet, trained on the tiny base: the whole objective
 OUT/run-no-map/         fewer steps of the same without the map term, to compare with
 OUT/model/              the export
 OUT/grid.png report.json report.md
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ from rich.console import Console
 
 from convert import runs
 from convert.commands.to_diffusers import to_diffusers
+from data.commands.encode import encode
 from data.commands.synth import synth
 from data.procedural.world import World
 from fmv2.assets import TINY
@@ -77,8 +81,6 @@ def run(out: Path, steps: int) -> int:
         raise UserError(f"--steps is {steps}: expected {SHARE} or more")
     out = out.absolute()  # a name such as quickstart/model could be one on the hub, too
     console = Console(stderr=True)
-    # What is compiled once is compiled once, also where a run was interrupted.
-    jax.config.update("jax_compilation_cache_dir", str(out / "cache"))
     begun = _begin(out, steps)
     stages = _stages(steps)
     for number, stage in enumerate(stages, 1):
@@ -86,12 +88,30 @@ def run(out: Path, steps: int) -> int:
             continue
         console.print(f"{number}/{len(stages)} {stage.title}", style="bold", highlight=False)
         start = time.monotonic()
-        if status := stage.do(out):
+        with _compiled_once(out / "cache"):
+            status = stage.do(out)
+        if status:
             return status
         begun["seconds"][stage.title] = round(time.monotonic() - start, 1)
         _write(out / _BEGUN, begun)
     console.print(f"look at {out / 'grid.png'} and read {out / 'report.md'}", highlight=False)
     return 0
+
+
+@contextlib.contextmanager
+def _compiled_once(folder: Path) -> Iterator[None]:
+    """What is compiled is kept in a folder: for an interrupted run, and for the processes that draw
+    records, whose program the last stage has a use for."""
+    option, variable = "jax_compilation_cache_dir", "JAX_COMPILATION_CACHE_DIR"
+    before, inherited = getattr(jax.config, option), os.environ.get(variable)
+    jax.config.update(option, str(folder))
+    os.environ[variable] = str(folder)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
+        del os.environ[variable]
+        os.environ |= {} if inherited is None else {variable: inherited}
 
 
 def few(steps: int) -> int:
@@ -104,15 +124,20 @@ def _stages(steps: int) -> tuple[Stage, ...]:
     return (
         Stage(
             f"making records of {PEOPLE} people",
-            lambda out: (out / "records" / "dataset_info.json").is_file(),
+            lambda out: (out / "drawn" / "dataset_info.json").is_file(),
             lambda out: synth(
-                out=str(out / "records"),
+                out=str(out / "drawn"),
                 count=PEOPLE * PICTURES,
                 size=SIZE,
                 seed=SEED,
                 images_per_identity=PICTURES,
                 faces="other",
             ),
+        ),
+        Stage(
+            "encoding their pictures",
+            lambda out: (out / "records" / "dataset_info.json").is_file(),
+            lambda out: encode(str(out / "drawn"), model=TINY, out=str(out / "records"), size=SIZE),
         ),
         _training("training IdAdapter and ShadingNet", "run", whole, steps),
         _training("training without the map term, to compare", "run-no-map", bare, few(steps)),
@@ -131,8 +156,10 @@ def _stages(steps: int) -> tuple[Stage, ...]:
 
 def _runs(steps: int) -> tuple[TrainConfig, TrainConfig]:
     """The whole objective, and the same without what asks for masks; one program trains both."""
+    preset = tiny()
     whole = dataclasses.replace(
-        tiny(),
+        preset,
+        objective=dataclasses.replace(preset.objective, latents="record"),
         steps=steps,
         base=TINY,
         checkpoint_every=few(steps),

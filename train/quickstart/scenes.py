@@ -1,6 +1,7 @@
 """What the trained model is asked for: people that nothing has seen, in other people's scenes."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -46,10 +47,11 @@ def held_out(of: World, count: int, strangers: int) -> Scenes:
     ]
     own = all_own[:count]
     targets = [into(person, scene) for person, scene in zip(own, _others(own), strict=True)]
-    everyone = [*targets, *all_own]
-    made, seen, *others = (
-        world.draw(chance.stack(everyone[i : i + count]), of.size)
-        for i in range(0, len(everyone), count)
+    drawn = world.draw([*targets, *all_own], of.size)
+    bounds = [0, count, 2 * count, None]
+    made, seen, others = (
+        {name: x[first:last] for name, x in drawn.items()}
+        for first, last in itertools.pairwise(bounds)
     )
     regions = [
         Regions(labels, beard) for labels, beard in zip(made["labels"], made["beard"], strict=True)
@@ -69,7 +71,7 @@ def held_out(of: World, count: int, strangers: int) -> Scenes:
             {phrase.region: found.mask(phrase.region) for phrase in said.worded.phrases}
             for found, said in zip(regions, prompts, strict=True)
         ),
-        strangers=np.concatenate([one["image"] for one in others]),
+        strangers=others["image"],
     )
 
 

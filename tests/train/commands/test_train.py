@@ -73,6 +73,8 @@ def test_a_base_that_lacks_something_is_refused(inputs, tmp_path, capsys):
     words = flags(inputs, tmp_path)
     line = refused(capsys, "train", "tiny", *words, "--batch-size", 64)
     assert "lacks adapter, shadingnet, unet, vae, text_encoder" in line
+    recorded = [*words, "--batch-size", 64, "--objective.latents", "record"]
+    assert "the model has no VAE" in refused(capsys, "train", "tiny", *recorded)
     broken = tmp_path / "broken"
     shutil.copytree(inputs[1], broken)
     shutil.rmtree(broken / "tokenizer")

@@ -47,10 +47,9 @@ def small(base, scorer, monkeypatch):
 def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     before = jax.config.jax_compilation_cache_dir
-    try:
-        assert job.run(out, STEPS) == 0
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    assert job.run(out, STEPS) == 0
+    assert jax.config.jax_compilation_cache_dir == before
+    assert any((out / "cache").iterdir())
     report = json.loads((out / "report.json").read_text())
     figures = {figure["name"]: figure for figure in report["figures"]}
     assert {figure["group"] for figure in figures.values()} == {
@@ -65,10 +64,11 @@ def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     assert runs.steps(out / "run") == list(range(1, 9))
 
     # What is there is not made again, and what is missing is.
-    for name in ("records", "run", "run-no-map", "model"):
+    for name in ("drawn", "records", "run", "run-no-map", "model"):
         assert (out / name).is_dir(), name
     (out / "report.md").unlink()
     monkeypatch.setattr(job, "synth", None)
+    monkeypatch.setattr(job, "encode", None)
     monkeypatch.setattr(job, "train", None)
     monkeypatch.setattr(job, "to_diffusers", None)
     asked = []
@@ -77,7 +77,6 @@ def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     assert [given[2] for given in asked] == [1]
     with pytest.raises(UserError, match="was begun with --steps 8, not 16"):
         job.run(out, 16)
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_other_folders_are_left_alone(tmp_path):
@@ -91,6 +90,7 @@ def test_other_folders_are_left_alone(tmp_path):
 
 def test_an_ending_run_ends_it(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "synth", lambda **given: None)
+    monkeypatch.setattr(job, "encode", lambda *given, **named: None)
     monkeypatch.setattr(job, "train", lambda config, until: 143)
     assert job.run(tmp_path / "out", STEPS) == 143
 
