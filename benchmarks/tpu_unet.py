@@ -135,7 +135,7 @@ def encoders(vae, text_encoder, image_encoder, image, input_ids, face):
 
 
 def main(settings: Settings) -> dict:
-    """The figures of one compile."""
+    """The figures of one compile; null where the compiler has no estimate."""
     device = find_devices(settings.topology)[0]
     known = chip(device.device_kind)
     if known is None or known.clock is None:
@@ -151,7 +151,7 @@ def main(settings: Settings) -> dict:
     size, total = memory(compiled), cost(compiled, known)
     kernels = list(splash_calls(text, known))
     splash = Kernel(*map(sum, zip(*kernels, strict=True))) if kernels else Kernel(0, 0, 0)
-    cycles = total.cycles or 0
+    cycles = total.cycles
     return {
         "settings": {k: str(v) for k, v in dataclasses.asdict(settings).items() if v is not None},
         "versions": {"jax": jax.__version__, "flax": flax.__version__, "libtpu": libtpu_version()},
@@ -159,7 +159,7 @@ def main(settings: Settings) -> dict:
         "compiler": {
             "tflop": (total.flops - splash.flops) / 1e12,
             "gigabytes_accessed": (total.bytes - splash.bytes) / 1e9,
-            "estimated_megacycles": (cycles - splash.cycles) / 1e6,
+            "estimated_megacycles": cycles and (cycles - splash.cycles) / 1e6,
             "temporaries_gigabytes": size.temporaries / 1e9,
             "arguments_gigabytes": size.arguments / 1e9,
         },
@@ -172,8 +172,8 @@ def main(settings: Settings) -> dict:
         "total": {
             "tflop": total.flops / 1e12,
             "gigabytes_accessed": total.bytes / 1e9,
-            "megacycles": cycles / 1e6,
-            "fraction_of_peak": total.flops / flops_per_cycle / cycles,
+            "megacycles": cycles and cycles / 1e6,
+            "fraction_of_peak": cycles and total.flops / flops_per_cycle / cycles,
         },
     }
 

@@ -11,6 +11,8 @@ from train.hardware import Chip
 
 # The vector unit of a TPU's core: 8 × 128 lanes of 4 ALUs.
 _VECTOR_OPERATIONS_PER_CYCLE = 4096
+_NO_ESTIMATE = 2**63 - 1
+"""What the compiler writes where it cannot tell."""
 _COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -43,7 +45,8 @@ class Cost(NamedTuple):
     bytes: float
     """Read and written."""
     cycles: float | None
-    """By the TPU compiler's own estimate; None on other devices."""
+    """By the TPU compiler's own estimate; None on other devices, and where it has none of some
+    operation."""
     splash_calls: int
     """Pallas calls of attention: the compiler counts nothing inside them, so they are added here,
     FLOPs and bytes exactly, cycles by a model that overlaps nothing."""
@@ -64,12 +67,13 @@ def cost(compiled: Any, chip: Chip | None) -> Cost:
     """By the compiler's analysis, splash attention added."""
     text, analysis = compiled.as_text(), compiled.cost_analysis()
     estimates = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
+    told = estimates and max(estimates) < _NO_ESTIMATE
     flops, moved, cycles, calls = analysis["flops"], analysis["bytes accessed"], sum(estimates), 0
     if chip is not None and chip.clock is not None:
         for kernel in splash_calls(text, chip):
             flops, moved = flops + kernel.flops, moved + kernel.bytes
             cycles, calls = cycles + kernel.cycles, calls + 1
-    return Cost(flops, moved, cycles if estimates else None, calls)
+    return Cost(flops, moved, cycles if told else None, calls)
 
 
 class Kernel(NamedTuple):

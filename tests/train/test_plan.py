@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import types
 
 import jax
 import pytest
@@ -151,6 +152,16 @@ def test_memory_and_cost_are_the_compilers():
     assert cost(compiled, None) == Cost(2 * 64**3, cost(compiled, None).bytes, None, 0)
     given = jax.jit(double, donate_argnums=0).lower(x).compile()
     assert memory(given).outputs == 0
+
+
+@pytest.mark.parametrize(("estimates", "cycles"), [((3, 4), 7), ((3, 2**63 - 1), None), ((), None)])
+def test_cycles_are_unknown_where_the_compiler_has_no_estimate(estimates, cycles):
+    lines = [f'%a = f32[4] add(%x, %y), config={{"estimated_cycles":"{n}"}}' for n in estimates]
+    compiled = types.SimpleNamespace(
+        as_text=lambda: "\n".join(lines),
+        cost_analysis=lambda: {"flops": 2.0, "bytes accessed": 5.0},
+    )
+    assert cost(compiled, chip("TPU v5 lite")) == Cost(2.0, 5.0, cycles, 0)
 
 
 def test_collectives_are_counted_by_kind_and_size():
