@@ -44,7 +44,7 @@ def test_commands_and_python(folder):
     shell = "\n".join(blocks("sh")).replace("\\\n", " ")
     commands = shell.splitlines()
     calls = [shlex.split(line) for line in commands if line.startswith("fmv2 ")]
-    assert len(calls) == 8
+    assert len(calls) == 9
     for words in calls:
         if "--count" in words:  # minutes of rendering
             words[words.index("--count") + 1] = "3"
