@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train.quickstart.command as command
 import train.quickstart.job as job
 import train.quickstart.pictures as pictures
 import train.quickstart.verdict as verdict
@@ -17,7 +18,6 @@ from fmv2.errors import UserError
 from tests.train.small import IMAGE_SIZE
 from train.config import ReportConfig
 from train.presets.tiny import tiny
-from train.quickstart.command import quickstart
 
 STEPS = 8
 
@@ -99,9 +99,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupted(**given):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(command, "keep_heap", lambda: None)  # the tests' own is not to grow
     monkeypatch.setattr(job, "synth", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        quickstart(out=tmp_path / "out", steps=9)
+        command.quickstart(out=tmp_path / "out", steps=9)
     assert (
         f"go on with: fmv2 quickstart --out {tmp_path / 'out'} --steps 9" in capsys.readouterr().err
     )
