@@ -1,8 +1,8 @@
 """Ctrl-C that is not lost.
 
-Python swallows an exception in a callback on garbage and in `__del__`. JAX has such a callback, and
-after a long compile the signal is often delivered in it: the program would go on as if nothing had
-been said.
+Python swallows an exception in a callback on garbage, in one of a weak reference and in `__del__`.
+JAX has such a callback, and after a long compile the signal is often delivered in it: the program
+would go on as if nothing had been said.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 _DEAF = {"_xla_gc_callback", "__del__"}
+_DEAF_MODULES = {"weakref", "_weakrefset"}
 _LATER = 0.05  # seconds
 
 
@@ -40,7 +41,8 @@ def heard() -> Iterator[None]:
 def _raise(_: int, frame: FrameType | None) -> None:
     within = frame
     while within is not None:
-        if within.f_code.co_name in _DEAF:
+        module = within.f_globals.get("__name__")
+        if within.f_code.co_name in _DEAF or module in _DEAF_MODULES:
             signal.setitimer(signal.ITIMER_REAL, _LATER)
             return
         within = within.f_back

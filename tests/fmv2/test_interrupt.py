@@ -3,6 +3,7 @@
 import gc
 import signal
 import time
+import weakref
 
 import pytest
 
@@ -24,6 +25,23 @@ def collect():
     gc.collect()
 
 
+class Member:
+    pass
+
+
+class Loud(set):
+    def discard(self, _):
+        signal.raise_signal(signal.SIGINT)
+
+
+def forget():
+    """The set's own callback of a weak reference."""
+    member, members = Member(), weakref.WeakSet()
+    members.add(member)
+    vars(members)["data"] = Loud(members.data)
+    del member
+
+
 def interrupt():
     signal.raise_signal(signal.SIGINT)
 
@@ -42,7 +60,7 @@ def listen(when):
         time.sleep(5)
 
 
-@pytest.mark.parametrize("when", [interrupt, collect, Deaf])
+@pytest.mark.parametrize("when", [interrupt, collect, Deaf, forget])
 def test_ctrl_c_is_heard(when):
     before = signal.getsignal(signal.SIGALRM)
     with pytest.raises(KeyboardInterrupt):
