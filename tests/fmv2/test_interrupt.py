@@ -38,7 +38,7 @@ def forget():
     """The set's own callback of a weak reference."""
     member, members = Member(), weakref.WeakSet()
     members.add(member)
-    vars(members)["data"] = Loud(members.data)
+    vars(members)["data"] = Loud(vars(members)["data"])
     del member
 
 
