@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from fmv2.errors import UserError
-from fmv2.heap import keep_heap
 
 _STEPS = 440
 
@@ -21,7 +20,6 @@ def quickstart(*, out: Path = Path("quickstart"), steps: int = _STEPS) -> int:
       out: the folder for all of it.
       steps: of training; more are better.
     """
-    keep_heap()
     try:
         import torch  # noqa: F401  (told before minutes of work are done)
     except ImportError as e:

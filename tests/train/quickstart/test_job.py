@@ -99,7 +99,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupted(**given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "keep_heap", lambda: None)  # the tests' own is not to grow
     monkeypatch.setattr(job, "synth", interrupted)
     with pytest.raises(KeyboardInterrupt):
         command.quickstart(out=tmp_path / "out", steps=9)
