@@ -135,9 +135,18 @@ def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     return jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
 
 
-_NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
-"""Muon's own coefficients, a row for each iteration: of a single row optax makes no loop, and each
-iteration is compiled by itself."""
+_NEWTON_SCHULZ = (
+    (8.0934, -23.6204, 17.4462),
+    (3.6366, -2.7219, 0.5365),
+    (2.3686, -1.7597, 0.4028),
+)
+"""a, b, c of each iteration's a X + b X XᵀX + c X (XᵀX)². Singular values from 0.01 of the matrix's
+length on come to 0.65 to 1.13, by three iterations; Muon's own, which are all alike, bring them to
+0.68 to 1.13 by five.
+
+Each is the minimax polynomial on the interval that the one before leads to (Amsel et al. 2025, The
+Polar Express); the last is made smaller by the factor 0.89, for a step as long as Muon's.
+"""
 _KERNELS = "kernels"
 _Stacks = dict[str, jax.Array]
 

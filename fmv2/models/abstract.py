@@ -1,5 +1,6 @@
 """Nets without values: what loading, planning and counting need to know of a net."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,8 +21,15 @@ def abstract(net: Callable[..., Net], config: Any, **options: Any) -> Net:
       config: its shape.
       options: what else the class takes: `dtype`, `param_dtype`, `attention`.
     """
+    made: Any = nnx.merge(*_described(net, config, tuple(options.items())))
+    return made
+
+
+@functools.lru_cache(maxsize=64)
+def _described(net: Callable[..., nnx.Module], config: Any, options: tuple[tuple[str, Any], ...]):
+    """Structure and shapes, remembered: a model is described each time it is read."""
     rngs: Any = _OneKey()
-    return nnx.eval_shape(lambda: net(config, rngs=rngs, **options))
+    return nnx.split(nnx.eval_shape(lambda: net(config, rngs=rngs, **dict(options))))
 
 
 class _OneKey:

@@ -30,7 +30,7 @@ from fmv2.tokens import EMBEDDED, Tokens
 from train.quickstart.scenes import Scenes
 
 SETTINGS = Settings(
-    steps=12,
+    steps=8,
     sampler="dpm++",
     guidance_scale=2.0,
     id_scale=1.0,

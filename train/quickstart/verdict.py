@@ -8,6 +8,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Mapping, Sized
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 
 from convert.folder import assemble, read
-from data.procedural.prompts import Prompt, prompt
 from data.procedural.world import World, coefficients_of
 from fmv2.assets import SCORER
 from fmv2.conditions import Conditions
@@ -27,7 +27,6 @@ from fmv2.face.head import Head
 from fmv2.metrics import attributes, identity
 from fmv2.metrics.estimate import Estimate, estimate, exact
 from fmv2.metrics.head import light_error, pose_error, shading_error, shading_maps
-from fmv2.metrics.regions import attention_iou, chance_iou, change
 from fmv2.metrics.report import Demand, Figure, Report
 from fmv2.metrics.scorer import Reading, Scorer, load_scorer
 from fmv2.pipeline import FaceMakeUp
@@ -48,6 +47,7 @@ from train.quickstart.pictures import (
     model_at,
     one_of,
 )
+from train.quickstart.regions import NO_MAP, attention, changes
 from train.quickstart.scenes import Scenes, held_out
 
 PEOPLE, EACH, ROWS = 24, 2, 6
@@ -55,13 +55,11 @@ PEOPLE, EACH, ROWS = 24, 2, 6
 those who are in the grid and drawn by PyTorch."""
 STRANGERS = 72
 """Held-out people who are in the gallery alone."""
-SHUFFLED, NO_MAP = "reference shuffled", "without map loss"
+SHUFFLED = "reference shuffled"
 _GALLERY = "strangers"
 _CELL = 8
 """Pixels of a latent: the scorer places a face's edge no better than to some pixels, and without
 this its own error on true pictures is half of that of random pairs."""
-_PAINTED, _OTHERWISE = "purple", "red"
-"""What lips become when one word of a prompt is changed, and what purple ones do."""
 
 Images = UInt8[np.ndarray, "n s s 3"]
 
@@ -85,9 +83,15 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
       about: what the report is to tell of the run.
     """
     console = Console(stderr=True)
-    whole = read(assemble([out / "model"]), dtype=jnp.float32)
+    with ThreadPoolExecutor() as beside:  # rendering leaves Python to the reading of models
+        scenes = beside.submit(held_out, of, PEOPLE, STRANGERS)
+        whole = read(assemble([out / "model"]), dtype=jnp.float32)
+        mapped = {
+            name: model_at(out, run, few) for name, run in ((OURS, "run"), (NO_MAP, "run-no-map"))
+        }
+        scenes = scenes.result()
     assert whole.head is not None  # the embedded default has one
-    scenes, model = held_out(of, PEOPLE, STRANGERS), FaceMakeUp(whole)
+    model = FaceMakeUp(whole)
     conditions = conditions_of(model, scenes)
     texts = [said.worded.text for said in scenes.prompts]
     drawn = {
@@ -119,15 +123,12 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
         _GALLERY: scenes.strangers,
     }
     judged = {name: _judge(scorer, images) for name, images in shown.items()}
-    mapped = {
-        name: model_at(out, run, few) for name, run in ((OURS, "run"), (NO_MAP, "run-no-map"))
-    }
     figures = [
         *_identity(judged),
         *_head(judged, scenes, conditions, whole.head),
         *_text(judged, scenes, scorer),
-        *_attention(mapped, model, scenes, conditions, few),
-        *_leaks(mapped, scenes, conditions, console, few),
+        *attention(mapped, model, scenes, conditions, few),
+        *changes(mapped, scenes, conditions, console, few),
         _export(columns["ours, JAX"][some], columns["ours, PyTorch"][some]),
     ]
     report = Report(
@@ -296,88 +297,6 @@ def _text(judged: Mapping[str, _Judged], scenes: Scenes, scorer: Scorer) -> list
             demands=(Demand(than="at random", clearly=True),),
         )
     ]
-
-
-def _attention(
-    mapped: Mapping[str, FaceMakeUp],
-    whole: FaceMakeUp,
-    scenes: Scenes,
-    conditions: list[Conditions],
-    few: int,
-) -> list[Figure]:
-    """On the true pictures, whose regions are known exactly."""
-    pairs = [
-        (number, k, scenes.masks[number][phrase.region])
-        for number, said in enumerate(scenes.prompts)
-        for k, phrase in enumerate(said.worded.phrases)
-    ]
-    people = np.array([number for number, _, _ in pairs])
-
-    def found(model: FaceMakeUp) -> Estimate:
-        maps = attention_in(model, scenes.truths, scenes.prompts, conditions)
-        values = [attention_iou(maps[number][k], mask) for number, k, mask in pairs]
-        return estimate(np.array(values), people)
-
-    chance = estimate(np.array([chance_iou(mask) for _, _, mask in pairs]), people)
-    told = {
-        "group": "text",
-        "meaning": "Intersection over union of a phrase's region and as much of the picture as its"
-        " tokens attend to most.",
-        "better": "higher",
-        "random": chance,
-    }
-    return [
-        Figure(
-            name=f"attention on the region, {few} steps",
-            value=found(mapped[OURS]),
-            controls={NO_MAP: found(mapped[NO_MAP])},
-            demands=(Demand(than=NO_MAP),),
-            **told,
-        ),
-        Figure(
-            name="attention on the region, all steps",
-            value=found(whole),
-            demands=(Demand(than="at random"),),
-            **told,
-        ),
-    ]
-
-
-def _leaks(
-    mapped: Mapping[str, FaceMakeUp],
-    scenes: Scenes,
-    conditions: list[Conditions],
-    console: Console,
-    few: int,
-) -> list[Figure]:
-    """The same noise, face and shading; one word of the prompt is another."""
-    there = [number for number, found in enumerate(scenes.masks) if "lips" in found]
-    people, faces = np.array(there), [conditions[number] for number in there]
-    prompts = [scenes.prompts[number] for number in there]
-    texts = [[said.worded.text for said in some] for some in (prompts, map(_repainted, prompts))]
-    outside = ~np.stack([scenes.masks[number]["lips"] for number in there])
-    moved = {}
-    for name, model in mapped.items():
-        one, other = (draw(model, some, faces, console, f"lips, {name}") for some in texts)
-        moved[name] = estimate(change(one, other, outside), people)
-    return [
-        Figure(
-            group="text",
-            name=f"change outside the region, {few} steps",
-            meaning="Root mean square difference, of [0, 1], that another colour of lips in the"
-            " prompt makes outside of the lips.",
-            better="lower",
-            value=moved[OURS],
-            controls={NO_MAP: moved[NO_MAP]},
-            digits=4,
-            demands=(Demand(than=NO_MAP),),
-        )
-    ]
-
-
-def _repainted(said: Prompt) -> Prompt:
-    color = _OTHERWISE if said.classes["lip_color"] == _PAINTED else _PAINTED
-    return prompt({**said.classes, "lip_color": color})
 
 
 def _export(ours: Images, theirs: Images) -> Figure:

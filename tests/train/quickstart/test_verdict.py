@@ -13,6 +13,7 @@ from convert.folder import assemble, read
 from data.procedural.world import World
 from fmv2.tokens import EMBEDDED
 from tests.train.small import IMAGE_SIZE
+from train.quickstart.regions import NO_MAP
 
 WORLD = World(seed=2, count=60, size=IMAGE_SIZE, images_per_identity=1, tokenizer=EMBEDDED)
 
@@ -39,7 +40,7 @@ def test_grid_and_report(out):
         assert figure["group"] == "export" or figure["controls"] or figure["random"], name
         assert figure["demands"], name
     same = figures["change outside the region, 1 steps"]
-    assert same["value"] == same["controls"][verdict.NO_MAP]  # one model twice
+    assert same["value"] == same["controls"][NO_MAP]  # one model twice
     assert same["value"]["value"] > 0
     assert report["about"]["steps"] == 4
     assert report["about"]["held-out people"] == 2
