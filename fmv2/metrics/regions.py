@@ -46,31 +46,9 @@ def change(
       one: bytes, or [0, 1].
       other: likewise.
     """
-    return np.sqrt(_mean_square(one, other, where))
-
-
-def leak(
-    one: Num[np.ndarray, "n h w 3"],
-    other: Num[np.ndarray, "n h w 3"],
-    region: Bool[np.ndarray, "n h w"],
-) -> Float[np.ndarray, " n"]:
-    """How much of the difference of two pictures lies outside of a region, however large it is: the
-    mean square of a pixel outside, over the sum of it and that of a pixel inside. 0 is none of it,
-    ½ as much as inside; NaN where they are the same or the region is empty or everything.
-
-    Args:
-      one: bytes, or [0, 1].
-      other: likewise.
-    """
-    outside, inside = (_mean_square(one, other, where) for where in (~region, region))
-    with np.errstate(invalid="ignore"):
-        return outside / (outside + inside)
-
-
-def _mean_square(one, other, where) -> Float[np.ndarray, " n"]:
     squares = np.square(in_unit(one) - in_unit(other)).mean(axis=-1)
     with np.errstate(invalid="ignore"):
-        return (squares * where).sum(axis=(1, 2)) / where.sum(axis=(1, 2))
+        return np.sqrt((squares * where).sum(axis=(1, 2)) / where.sum(axis=(1, 2)))
 
 
 def in_unit(images: Num[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmv2.metrics.regions import attention_iou, chance_iou, change, leak
+from fmv2.metrics.regions import attention_iou, chance_iou, change
 
 
 def square(size, top, left, side):
@@ -63,17 +63,3 @@ def test_change_is_counted_where_it_is_asked_for():
     np.testing.assert_allclose(found, [0.5**0.5, (0.04 / 6) ** 0.5, np.nan])
     np.testing.assert_array_equal(change(before, after, ~where), 0)
     np.testing.assert_allclose(change(before / 255, after, where), found)
-
-
-def test_leak_is_of_the_place_and_not_of_the_size():
-    region = np.zeros((4, 8, 8), bool)
-    region[:, 2:4, 3:6] = True
-    before = np.random.default_rng(0).integers(100, 150, (4, 8, 8, 3), dtype=np.uint8)
-    after = before.copy()
-    after[0][region[0]] += 40  # inside alone
-    after[1][~region[1]] += 40  # outside alone
-    after[2] += 40  # alike everywhere
-    np.testing.assert_allclose(leak(before, after, region), [0, 1, 0.5, np.nan])
-    louder = before + (after - before) // 2
-    np.testing.assert_allclose(leak(before, louder, region), [0, 1, 0.5, np.nan])
-    assert np.isnan(leak(before, after, np.zeros_like(region))).all()
