@@ -21,7 +21,8 @@ def abstract(net: Callable[..., Net], config: Any, **options: Any) -> Net:
       config: its shape.
       options: what else the class takes: `dtype`, `param_dtype`, `attention`.
     """
-    made: Any = nnx.merge(*_described(net, config, tuple(options.items())))
+    graph, state = _described(net, config, tuple(options.items()))
+    made: Any = nnx.merge(graph, state, copy=True)  # what is remembered is nobody's to change
     return made
 
 

@@ -84,12 +84,12 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     """
     console = Console(stderr=True)
     with ThreadPoolExecutor() as beside:  # rendering leaves Python to the reading of models
-        scenes = beside.submit(held_out, of, PEOPLE, STRANGERS)
+        rendered = beside.submit(held_out, of, PEOPLE, STRANGERS)
         whole = read(assemble([out / "model"]), dtype=jnp.float32)
         mapped = {
             name: model_at(out, run, few) for name, run in ((OURS, "run"), (NO_MAP, "run-no-map"))
         }
-        scenes = scenes.result()
+        scenes = rendered.result()
     assert whole.head is not None  # the embedded default has one
     model = FaceMakeUp(whole)
     conditions = conditions_of(model, scenes)
