@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convert.rules import Table
+from convert.rules import Layout, Table
 from fmv2.errors import UserError
 
 Placement = Callable[[str], jax.sharding.Sharding] | jax.sharding.Sharding | None
@@ -101,7 +101,7 @@ def torch_shapes(net: nnx.Module, table: Table) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for path, variable in nnx.to_flat_state(nnx.state(net)):
         key, layout = _torch_name(_dotted(path), table)
-        shapes[key] = jax.eval_shape(layout.to_torch, _struct(variable)).shape
+        shapes[key] = _torch_shape(layout, variable.shape)
     return shapes
 
 
@@ -122,7 +122,7 @@ def _pair(leaves, tensors, table, name):
     for path, variable in leaves.items():
         expected, layout = _torch_name(path, table)
         found = candidates.get(path, [])
-        shape = jax.eval_shape(layout.to_torch, _struct(variable)).shape
+        shape = _torch_shape(layout, variable.shape)
         if not found:
             faults.append(f"missing key {expected} {shape}")
         elif len(found) > 1:
@@ -149,5 +149,6 @@ def _dotted(path) -> str:
     return ".".join(map(str, path))
 
 
-def _struct(variable) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(variable.shape, variable.dtype)
+def _torch_shape(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    # One zero seen as so many: nothing is moved, and nothing is traced a thousand times for a net.
+    return layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape

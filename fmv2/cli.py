@@ -13,6 +13,7 @@ import tyro
 import fmv2
 from fmv2.errors import UserError
 from fmv2.interrupt import heard
+from fmv2.memory import run_in_this_thread
 
 
 class Command(NamedTuple):
@@ -23,6 +24,7 @@ class Command(NamedTuple):
     preset: str | None = None  # what the target makes the function of, where it makes many
 
     def load(self) -> Callable[..., int | None]:
+        run_in_this_thread()
         module, function = self.target.split(":")
         found = getattr(importlib.import_module(module), function)
         return found if self.preset is None else found(self.preset)

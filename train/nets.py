@@ -169,8 +169,14 @@ def _fresh(name: str, net: Any, frozen: Nets, config: TrainConfig, mesh: Mesh) -
         return jax.tree.leaves(nnx.state(made))
 
     placed = jax.tree.leaves(shardings(state, mesh))
-    leaves = jax.jit(make, out_shardings=placed)(frozen.get("unet"))
+    made = jax.jit(make, out_shardings=placed, compiler_options=_for_once())
+    leaves = made(frozen.get("unet"))
     return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def _for_once() -> dict[str, Any]:
+    """How to compile what runs once: on a CPU, LLVM takes longer over it than it can save."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 def _options(config: TrainConfig, name: str, trained: bool) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _highlight(normals, shine, factors: Factors):
     toward = toward / jnp.maximum(jnp.linalg.norm(toward), 1e-6)
     half = toward + jnp.array([0.0, 0.0, 1.0])
     half = half / jnp.maximum(jnp.linalg.norm(half), 1e-6)
-    facing = jnp.maximum(jnp.einsum("hwc,c->hw", normals, half, precision="highest"), 0)
+    facing = jnp.maximum((normals * half[None, None]).sum(axis=-1), 0)
     power = jnp.where(shine > 0.3, 60.0, 14.0)
     strength = shine * facing**power
     return strength[..., None] * jnp.clip(factors.light[0] * 0.282095, 0, 1)[None, None]

@@ -48,7 +48,10 @@ def shade(normals: Float[Array, "h w 3"], light: Float[Array, "9 3"]) -> Float[A
     x, y, z = jnp.moveaxis(normals, -1, 0)
     basis = [jnp.ones_like(x), x, y, z, x * y, x * z, y * z, x**2 - y**2, 3 * z**2 - 1]
     scaled = light * jnp.array(BASIS_SCALES, light.dtype)[:, None]
-    irradiance = jnp.einsum("khw,kc->hwc", jnp.stack(basis), scaled, precision="highest")
+    # Term by term, which is one loop over the pixels; as a product of matrices the basis is stored.
+    irradiance = jnp.zeros_like(normals)
+    for values, color in zip(basis, scaled, strict=True):
+        irradiance += values[..., None] * color[None, None]
     return jnp.clip(ALBEDO * irradiance, 0, 1)
 
 
