@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fmv2.errors import UserError
 
-_STEPS = 540
+_STEPS = 580
 
 
 def quickstart(*, out: Path = Path("quickstart"), steps: int = _STEPS) -> int:

@@ -51,8 +51,8 @@ from train.quickstart.regions import NO_MAP, attention, changes
 from train.quickstart.scenes import Scenes, held_out
 
 PEOPLE, EACH, ROWS = 24, 2, 6
-"""Held-out people that are drawn, how often each by the whole model, which others draw once, and
-those who are in the grid and drawn by PyTorch."""
+"""Held-out people that are drawn, how often each where a demand hangs on the mean, and those who are
+in the grid and drawn by PyTorch."""
 STRANGERS = 72
 """Held-out people who are in the gallery alone."""
 SHUFFLED = "reference shuffled"
@@ -97,7 +97,7 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
     drawn = {
         name: draw(model, texts * each, conditions * each, console, name, **knobs)
         for name, knobs in VARIANTS.items()
-        for each in [EACH if name == OURS else 1]
+        for each in [EACH if name in (OURS, NO_SHADING) else 1]
     }
     some = slice(ROWS)
     torch_images = torch_side.render(

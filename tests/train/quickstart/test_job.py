@@ -19,7 +19,7 @@ from tests.train.small import IMAGE_SIZE
 from train.config import ReportConfig
 from train.presets.tiny import tiny
 
-STEPS = 8
+STEPS = job.SHARE
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     with Image.open(out / "grid.png") as grid:
         pixels = np.asarray(grid)
     assert pixels.std() > 10
-    assert runs.steps(out / "run") == list(range(1, 9))
+    assert runs.steps(out / "run") == list(range(1, STEPS + 1))
 
     # What is there is not made again, and what is missing is.
     for name in ("drawn", "records", "run", "run-no-map", "model"):
@@ -75,16 +75,16 @@ def test_every_stage_and_again(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verdict, "write_verdict", lambda *given: asked.append(given))
     assert job.run(out, STEPS) == 0
     assert [given[2] for given in asked] == [1]
-    with pytest.raises(UserError, match="was begun with --steps 8, not 16"):
-        job.run(out, 16)
+    with pytest.raises(UserError, match=f"was begun with --steps {STEPS}, not {2 * STEPS}"):
+        job.run(out, 2 * STEPS)
 
 
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(UserError, match="is not a quickstart's"):
         job.run(tmp_path, STEPS)
-    with pytest.raises(UserError, match="--steps is 7: expected 8 or more"):
-        job.run(tmp_path / "out", 7)
+    with pytest.raises(UserError, match=f"--steps is {STEPS - 1}: expected {STEPS} or more"):
+        job.run(tmp_path / "out", STEPS - 1)
     assert not (tmp_path / "out").exists()
 
 
@@ -101,7 +101,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(job, "synth", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        command.quickstart(out=tmp_path / "out", steps=9)
-    assert (
-        f"go on with: fmv2 quickstart --out {tmp_path / 'out'} --steps 9" in capsys.readouterr().err
-    )
+        command.quickstart(out=tmp_path / "out", steps=STEPS)
+    told = f"go on with: fmv2 quickstart --out {tmp_path / 'out'} --steps {STEPS}"
+    assert told in capsys.readouterr().err
