@@ -51,8 +51,8 @@ from train.quickstart.regions import NO_MAP, attention, changes
 from train.quickstart.scenes import Scenes, held_out
 
 PEOPLE, EACH, ROWS = 24, 2, 6
-"""Held-out people that are drawn; how often each, where a demand hangs on the mean; those who are in
-the grid and drawn by PyTorch."""
+"""Held-out people that are drawn; how often each, where a demand hangs on the mean; those who are
+in the grid and drawn by PyTorch."""
 STRANGERS = 72
 """Held-out people who are in the gallery alone."""
 SHUFFLED = "reference shuffled"
