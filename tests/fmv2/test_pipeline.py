@@ -21,6 +21,7 @@ from fmv2.denoise import paint
 from fmv2.drawing import Edit, _encode
 from fmv2.errors import UserError
 from fmv2.models.coefficient_encoder import Coefficients
+from fmv2.nets import _program
 from fmv2.pipeline import FaceMakeUp
 from fmv2.settings import Settings
 from tests.fmv2.model import SIZE, picture, small_model
@@ -135,6 +136,7 @@ def test_every_knob_counts_and_none_compiles(hand, faces, monkeypatch):
 
     original = fmv2.drawing.denoiser
     monkeypatch.setattr(fmv2.drawing, "denoiser", denoiser)
+    _program.cache_clear()  # models of one structure share programs, those of other tests too
     own = FaceMakeUp(small_model())
     plain = own.generate("a woman", faces[0], **FEW)
     assert plain.images.shape == (1, SIZE, SIZE, 3)
