@@ -7,6 +7,7 @@ shards it finished and ends with the same bytes. `data.ledger` keeps the books.
 import contextlib
 import dataclasses
 import functools
+import os
 import signal
 import threading
 import time
@@ -250,6 +251,8 @@ def _interruptible(ledger: Ledger) -> Iterator[None]:
     interrupted = []
 
     def stop(*_: Any) -> None:
+        if not interrupted:  # by the descriptor: the signal may have come amid a print
+            os.write(2, b"stopping: each worker first ends what it compiles or draws\n")
         interrupted.append(True)
         ledger.stop("")
 

@@ -169,9 +169,10 @@ def test_stopped_while_finishing_it_ends_with_the_same_bytes(whole, tmp_path, mo
     assert contents(tmp_path / "out") == contents(whole)
 
 
-def test_ctrl_c_stops_in_order_and_the_next_run_goes_on(whole, tmp_path):
+def test_ctrl_c_stops_in_order_and_the_next_run_goes_on(whole, tmp_path, capfd):
     with pytest.raises(KeyboardInterrupt):
         shards.write(FakeSource(interrupted=(4,)), tmp_path / "out")
+    assert capfd.readouterr().err.count("stopping: each worker first ends") == 1
     assert not (tmp_path / "out" / "shards.json").exists()
     assert shards.write(FakeSource(), tmp_path / "out").written == 7  # the first shard was whole
     assert contents(tmp_path / "out") == contents(whole)
