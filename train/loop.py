@@ -62,6 +62,7 @@ def train(config: TrainConfig, *, until: int | None = None) -> int:
       ended the run. The state has been saved in each case.
     Raises:
       UserError: what the user can mend.
+      KeyboardInterrupt: Ctrl-C after the last step; all is saved.
     """
     initialize_distributed(config.hosts)
     console = Console(stderr=True, quiet=jax.process_index() != 0)
@@ -118,6 +119,8 @@ def train(config: TrainConfig, *, until: int | None = None) -> int:
             )
         checkpoints.wait()
     _say_last(outcome, number, config, digest(state))
+    if not status:
+        stop.pass_on()
     return status
 
 

@@ -40,6 +40,12 @@ class Stop:
             return self._heard
         return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
 
+    def pass_on(self) -> None:
+        """Sends what was heard too late for any step once more, to whoever hears it now: the work
+        that this was a part of is to end, too. After the `with` block."""
+        if self._heard is not None:
+            os.kill(os.getpid(), self._heard)
+
     def _hear(self, number: int, _: FrameType | None) -> None:
         self._heard = number
         signal.signal(signal.SIGINT, signal.default_int_handler)

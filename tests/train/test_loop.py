@@ -53,6 +53,15 @@ def signal_after(monkeypatch, step: int, number: int) -> None:
     monkeypatch.setattr(loop.Report, "step", heard)
 
 
+def test_a_signal_after_the_last_step_is_not_swallowed(inputs, tmp_path, monkeypatch, capfd):
+    run = toy_run(*inputs, tmp_path / "run")
+    signal_after(monkeypatch, run.steps, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert capfd.readouterr().out.splitlines()[-1].startswith("done at step 6 of 6; state sha256 ")
+    assert steps_of(tmp_path / "run") == [2, 4, 6]
+
+
 def test_a_stopped_run_says_how_to_resume_and_ends_as_if_nothing_had_been(
     inputs, finished, tmp_path, monkeypatch, capfd
 ):
