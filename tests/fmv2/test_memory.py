@@ -60,3 +60,22 @@ def test_a_program_takes_its_memory_once():
     faults, here = told()
     assert here == "True"
     assert 10 * int(faults) < int(told(GLIBC_TUNABLES="")[0])
+
+
+def test_ctrl_c_takes_no_thread_down_with_it(tmp_path):
+    (tmp_path / "amid.py").write_text(
+        "import atexit\n"
+        "def amid() -> int:\n"
+        "    atexit.register(print, 'taken down')\n"
+        "    print('at work')\n"
+        "    raise KeyboardInterrupt\n"
+    )
+    program = (
+        "from fmv2 import __main__, cli\n"
+        "found = cli.Group({'amid': cli.Command('amid:amid', '')}, '')\n"
+        "cli.main.__defaults__ = (None, found)\n"
+        "__main__.run()\n"
+    )
+    done = started("-c", program, "amid", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (130, "at work\n")
+    assert done.stderr == "fmv2 amid: stopped\n"
