@@ -5,8 +5,6 @@ import sys
 
 from fmv2.memory import keep_heap
 
-_INTERRUPTED = 130
-
 
 def run() -> int | None:
     """Runs the command line in a process that keeps its memory, and returns its exit status.
@@ -15,10 +13,10 @@ def run() -> int | None:
     complain or crash while the interpreter is taken down around them.
     """
     keep_heap()
-    from fmv2.cli import main  # late: not before the process has been started again
+    from fmv2.cli import INTERRUPTED, main  # late: not before the process has been started again
 
     status = main()
-    if status == _INTERRUPTED:
+    if status == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

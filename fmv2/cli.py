@@ -15,6 +15,9 @@ from fmv2.errors import UserError
 from fmv2.interrupt import heard
 from fmv2.memory import run_in_this_thread
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 
 class Command(NamedTuple):
     """One subcommand."""
@@ -157,7 +160,7 @@ def main(args: Sequence[str] | None = None, commands: Group = COMMANDS) -> int |
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _overview(group: Group) -> Any:
