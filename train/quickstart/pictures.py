@@ -151,7 +151,7 @@ def attention_in(
     portions = model.nets.portions(len(images), AT_ONCE)
     seen = np.concatenate(
         [looked(*model.nets.share([x[some] for x in given])) for some in portions]
-    )
+    )[: len(images)]
     return [
         np.asarray(phrase_maps(own[None], jnp.asarray(_spans(tokens, prompt))[None])[0])
         for own, prompt in zip(seen, prompts, strict=True)

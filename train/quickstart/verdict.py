@@ -99,7 +99,7 @@ def write_verdict(out: Path, of: World, few: int, about: Mapping[str, Any]) -> R
         for name, knobs in VARIANTS.items()
         for each in [EACH if name in (OURS, NO_SHADING) else 1]
     }
-    some = slice(ROWS)
+    some = slice(min(ROWS, len(conditions)))
     torch_images = torch_side.render(
         out / "model", texts[some], export_arrays(model, conditions[some]), export_settings()
     )

@@ -11,6 +11,7 @@ import train.quickstart.pictures as pictures
 import train.quickstart.verdict as verdict
 from convert.folder import assemble, read
 from data.procedural.world import World
+from fmv2.pipeline import FaceMakeUp
 from fmv2.tokens import EMBEDDED
 from tests.train.small import IMAGE_SIZE
 from train.quickstart.regions import NO_MAP
@@ -23,12 +24,12 @@ def out(model, scorer, tmp_path, monkeypatch):
     (tmp_path / "model").symlink_to(model)
     monkeypatch.setattr(verdict, "SCORER", scorer)
     monkeypatch.setattr(verdict, "PEOPLE", 2)
-    monkeypatch.setattr(verdict, "model_at", lambda *at: read(assemble([model])))
+    monkeypatch.setattr(verdict, "model_at", lambda *at: FaceMakeUp(read(assemble([model]))))
     monkeypatch.setattr(pictures, "SETTINGS", dataclasses.replace(pictures.SETTINGS, steps=2))
     return tmp_path
 
 
-@pytest.mark.slow  # two minutes of compiling
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # of diffusers, to numpy
 def test_grid_and_report(out):
     verdict.write_verdict(out, WORLD, 1, {"steps": 4})
     report = json.loads((out / "report.json").read_text())
