@@ -4,8 +4,8 @@
     python benchmarks/tpu_train_step.py --topology v5e:4x4 --chips all --out FILE.json
 
 The step is the one that `fmv2 train` runs, in the preset's mesh. FLOPs, bytes, memory and
-`estimated_cycles` are the compiler's own, for one chip; splash attention, inside which it counts
-nothing, is added as `train.compiled.splash_calls` says. `mfu` is the FLOPs that the objective needs
+`estimated_cycles` are the compiler's own, for one chip; flash attention, inside which it counts
+nothing, is added as `train.compiled.flash_calls` says. `mfu` is the FLOPs that the objective needs
 (`train.flops`) over what the chip could do in the estimated time, `computed_fraction` the same of
 all that is computed, recomputation included. Neither time nor cycles hold the collectives.
 
@@ -93,7 +93,7 @@ def report(plan: Plan) -> dict[str, Any]:
         "tflop_computed": cost.flops / 1e12,
         "gigabytes_accessed": cost.bytes / 1e9,
         "megacycles": (cost.cycles or 0) / 1e6,
-        "splash_calls": cost.splash_calls,
+        "flash_calls": cost.flash_calls,
         "estimated_ms": plan.seconds * 1e3,
         "mfu": plan.mfu,
         "computed_fraction": cost.flops / (plan.seconds * chip.flops),

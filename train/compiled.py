@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fmv2.models.attention import most_keys
+from fmv2.models.flash import BACKWARD, FORWARD
 from train.hardware import Chip
 
-# The vector unit of a TPU's core: 8 × 128 lanes of 4 ALUs.
-_VECTOR_OPERATIONS_PER_CYCLE = 4096
 _NO_ESTIMATE = 2**63 - 1
 """What the compiler writes where it cannot tell."""
 _COLLECTIVES = (
@@ -47,9 +45,9 @@ class Cost(NamedTuple):
     cycles: float | None
     """By the TPU compiler's own estimate; None on other devices, and where it has none of some
     operation."""
-    splash_calls: int
+    flash_calls: int
     """Pallas calls of attention: the compiler counts nothing inside them, so they are added here,
-    FLOPs and bytes exactly, cycles by a model that overlaps nothing."""
+    FLOPs and bytes exactly, cycles by the schedules of the kernels."""
 
 
 def memory(compiled: Any) -> Memory:
@@ -64,59 +62,87 @@ def memory(compiled: Any) -> Memory:
 
 
 def cost(compiled: Any, chip: Chip | None) -> Cost:
-    """By the compiler's analysis, splash attention added."""
+    """By the compiler's analysis, flash attention added."""
     text, analysis = compiled.as_text(), compiled.cost_analysis()
     estimates = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     told = estimates and max(estimates) < _NO_ESTIMATE
     flops, moved, cycles, calls = analysis["flops"], analysis["bytes accessed"], sum(estimates), 0
     if chip is not None and chip.clock is not None:
-        for kernel in splash_calls(text, chip):
+        for kernel in flash_calls(text, chip):
             flops, moved = flops + kernel.flops, moved + kernel.bytes
             cycles, calls = cycles + kernel.cycles, calls + 1
     return Cost(flops, moved, cycles if told else None, calls)
 
 
 class Kernel(NamedTuple):
-    """One call of splash attention."""
+    """One call of flash attention."""
 
     flops: float
     bytes: float
     cycles: float
 
 
-def splash_calls(compiled_text: str, chip: Chip) -> Iterator[Kernel]:
-    """What each splash attention call of a compiled program costs, by its operands' shapes.
+# A core's for one block of 512 queries, by the chip and the channels of a head: forward over 128
+# keys and over 1024, then backward; benchmarks/tpu_attention.py reads them off the schedules.
+_FLASH_CYCLES = {
+    "v4": {
+        40: (556, 2818, 897, 4659),
+        64: (594, 2921, 1009, 5422),
+        80: (616, 3047, 1074, 5557),
+        128: (718, 3352, 1306, 6848),
+        160: (854, 4110, 1599, 8858),
+        256: (997, 4921, 2122, 11737),
+    },
+    "v5e": {
+        40: (314, 1740, 632, 3275),
+        64: (365, 1906, 700, 3629),
+        80: (394, 1998, 775, 4092),
+        128: (469, 2425, 915, 5028),
+        160: (667, 3252, 1296, 7689),
+        256: (781, 4268, 1484, 10623),
+    },
+    "v5p": {
+        40: (445, 1807, 830, 3511),
+        64: (475, 1963, 888, 3774),
+        80: (497, 2104, 972, 4112),
+        128: (540, 2489, 1098, 5332),
+        160: (757, 3453, 1395, 8057),
+        256: (833, 4292, 1751, 10111),
+    },
+    "v6e": {
+        40: (318, 1390, 535, 2235),
+        64: (351, 1447, 604, 2512),
+        80: (363, 1461, 652, 2618),
+        128: (410, 1538, 801, 2991),
+        160: (447, 1704, 835, 3334),
+        256: (550, 1934, 1089, 4106),
+    },
+}
 
-    Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). On the matrix
-    unit a head pads to a multiple of its side; on the vector unit the softmax of a logit takes
-    about six operations forward and ten backward. Nothing is taken to overlap.
+
+def flash_calls(compiled_text: str, chip: Chip) -> Iterator[Kernel]:
+    """What each flash attention call of a compiled program costs, by its operands' shapes.
+
+    Forward is two products (q kᵀ, p v), backward five (q kᵀ again, dp, dv, dk, dq). Of heads with
+    another number of channels than the schedules are known for, the cycles of the next that they
+    are; of other numbers of keys, on the line through the two.
     """
-    assert chip.clock is not None
-    flops_per_cycle = chip.flops / chip.clock
     for line in compiled_text.splitlines():
-        call = re.search(r"%(splash_mha_\w+)[.\d]* = .* custom-call\(", line)
+        call = re.search(rf"%\S*({FORWARD}|{BACKWARD})\S* = .* custom-call\(", line)
         if not call:
             continue
-        name, operands = call[1], line[line.index("operand_layout_constraints=") :]
-        # The first operand of four dimensions is the queries, tokens last.
-        query = re.search(r"bf16\[(\d+),(\d+),(\d+),(\d+)\]", operands)
-        if query is None:
-            raise ValueError(f"splash attention of unknown operands: {operands[:200]}")
-        batch, heads, head_dim, tokens = map(int, query.groups())
-        backward = "dkv" in name
-        products, vector_operations = (5, 10) if backward else (2, 6)
-        logits = batch * heads * tokens**2
-        padded = chip.matrix * math.ceil(head_dim / chip.matrix)
-        matrix = 2 * products * logits * padded / flops_per_cycle
-        vector = vector_operations * logits / (chip.cores * _VECTOR_OPERATIONS_PER_CYCLE)
-        one = 2 * batch * heads * tokens * head_dim  # bytes of q, k, v or any gradient
-        # Forward: q and o once, k and v for each block of queries. Backward: k, v, dk and dv once;
-        # q, o, do and a part of dq for each block of keys.
-        blocks = math.ceil(tokens / (most_keys(head_dim) if backward else 1024))
+        operands = line[line.index("operand_layout_constraints=") :]
+        shapes = re.findall(r"(?:bf16|f32)\[(\d+),(\d+),(\d+),(\d+)\]", operands)
+        (batch, heads, head_dim, queries), (*_, keys) = (map(int, shape) for shape in shapes[:2])
+        backward = call[1] == BACKWARD
+        products, arrays = (5, 4) if backward else (2, 2)  # of queries' size, and of keys'
+        cycles = _FLASH_CYCLES[chip.name]
+        least, most = cycles[next(n for n in cycles if n >= head_dim)][2 * backward :][:2]
+        one = least + (most - least) * (keys - 128) / (1024 - 128)
         yield Kernel(
-            flops=2 * products * logits * head_dim,
-            bytes=one * ((4 + 4 * blocks) if backward else (2 + 2 * blocks)),
-            cycles=matrix + vector,
+            flops=2 * products * batch * heads * queries * keys * head_dim,
+            bytes=2 * arrays * batch * heads * (queries + keys) * head_dim,
+            cycles=batch * heads * queries / 512 * one / chip.cores,
         )
 
 

@@ -16,9 +16,7 @@ class Chip(NamedTuple):
     clock: float | None = None
     """Hz at which the compiler's `estimated_cycles` pass, of a TPU."""
     cores: int = 1
-    """That one JAX device has, each with a vector unit of its own."""
-    matrix: int = 128
-    """Side of a TPU's matrix units: what is narrower is padded."""
+    """That one JAX device has, each with units of its own."""
 
 
 _GIB = 2**30
@@ -30,7 +28,7 @@ _CHIPS = {
     "TPU v5e": Chip("v5e", 197e12, 819e9, 16 * _GIB, 1.5e9),
     "TPU v5p": Chip("v5p", 459e12, 2765e9, 95 * _GIB, 1.75e9, cores=2),
     "TPU v5": Chip("v5p", 459e12, 2765e9, 95 * _GIB, 1.75e9, cores=2),
-    "TPU v6": Chip("v6e", 918e12, 1640e9, 32 * _GIB, 1.75e9, matrix=256),
+    "TPU v6": Chip("v6e", 918e12, 1640e9, 32 * _GIB, 1.75e9),
     "H200": Chip("H200", 989e12, 4800e9, 141e9),
     "H100": Chip("H100", 989e12, 3350e9, 80e9),
     "A100": Chip("A100", 312e12, 2039e9, 80e9),

@@ -91,7 +91,7 @@ def plan_run(config: TrainConfig, *, topology: str | None = None, search: bool =
 def for_devices(config: TrainConfig, devices: list[Any]) -> TrainConfig:
     """With the attention kernel that `auto` is on those devices, which are not this machine's."""
     if config.attention == "auto" and devices[0].platform == "tpu":
-        return dataclasses.replace(config, attention="splash")
+        return dataclasses.replace(config, attention="pallas")
     return config
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from fmv2.errors import UserError
 from fmv2.models.attention import attention
 from fmv2.models.config import check_fields
-from fmv2.models.layers import Options
+from fmv2.models.layers import Options, gelu
 
 
 def quick_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -24,7 +24,7 @@ def quick_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
 }
 
 

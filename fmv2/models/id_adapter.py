@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fmv2.models.attention import attention
-from fmv2.models.layers import Lora, Options, Start
+from fmv2.models.layers import Lora, Options, Start, gelu
 from fmv2.models.unet import AttentionLayer, UNet, UNetConfig
 
 
@@ -78,7 +78,7 @@ class FeedForward(nnx.Module):
         self.proj_out = nnx.Linear(4 * dim, dim, use_bias=False, **options)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return self.proj_out(nnx.gelu(self.proj_in(self.norm(x)), approximate=False))
+        return self.proj_out(gelu(self.proj_in(self.norm(x))))
 
 
 class ResamplerLayer(nnx.Module):
@@ -144,7 +144,7 @@ class Projector(nnx.Module):
           face_features: CLIP ViT-H/14's hidden state −2 of the aligned face, (b, 257, 1280).
           s_scale: how much of the face's structure enters beside its identity.
         """
-        hidden = nnx.gelu(self.proj_in(id_embeddings), approximate=False)
+        hidden = gelu(self.proj_in(id_embeddings))
         x = self.norm(self.proj_out(hidden).reshape(-1, *self.shape))
         return x + jnp.asarray(s_scale, x.dtype) * self.perceiver_resampler(x, face_features)
 

@@ -14,13 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmv2.models.attention import (
-    ATTENDED,
-    AttentionChoice,
-    attention,
-    attention_probabilities,
-)
-from fmv2.models.layers import STATISTICS, GroupNorm, Options, lora_linear
+from fmv2.models.attention import AttentionChoice, attention, attention_probabilities
+from fmv2.models.layers import ATTENDED, STATISTICS, GroupNorm, Options, gelu, lora_linear
 
 if TYPE_CHECKING:
     from fmv2.models.id_adapter import IdAdapter
@@ -94,7 +89,8 @@ class Attention(nnx.Module):
         if self.crosses and layer is not None and given.id_tokens is not None:
             key = self._split(layer.to_k_ip(given.id_tokens))
             value = self._split(layer.to_v_ip(given.id_tokens))
-            y = y + jnp.asarray(given.scale, y.dtype) * attention(query, key, value)
+            of_identity = attention(query, key, value, implementation=given.implementation)
+            y = y + jnp.asarray(given.scale, y.dtype) * of_identity
         y = y.reshape(x.shape)
         return lora_linear(self.to_out, layer and layer.to_out_lora, y), maps
 
@@ -103,9 +99,7 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """x ↦ proj_out(value · gelu(gate)), value and gate halves of one projection (GEGLU, exact
-    gelu).
-    """
+    """x ↦ proj_out(value · gelu(gate)), value and gate halves of one projection (GEGLU)."""
 
     def __init__(self, dim: int, **options: Unpack[Options]):
         self.proj_in = nnx.Linear(dim, 8 * dim, **options)
@@ -122,7 +116,7 @@ class FeedForward(nnx.Module):
             x.astype(dtype) @ kernel + bias.reshape(1, 1, -1)
             for kernel, bias in zip(kernels, biases, strict=True)
         )
-        return self.proj_out(value * nnx.gelu(gate, approximate=False))
+        return self.proj_out(value * gelu(gate))
 
 
 class TransformerBlock(nnx.Module):

@@ -134,7 +134,7 @@ def test_the_gradient_of_a_frozen_weight_would_show():
 def test_micro_batches_and_kernels_change_next_to_nothing():
     whole = step_flops(config(), SHAPES)
     parts = dataclasses.replace(
-        config(), optimizer=OptimizerConfig(accumulation=2), remat=True, attention="splash"
+        config(), optimizer=OptimizerConfig(accumulation=2), remat=True, attention="pallas"
     )
     # A LoRA that is merged into its weight is merged for each micro-batch.
     assert step_flops(parts, SHAPES) == pytest.approx(whole, rel=0.01)

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from fmv2.errors import UserError
+from fmv2.models.flash import BACKWARD, FORWARD
 from fmv2.parallel import MeshConfig, make_mesh
 from tests.train.small import IMAGE_SIZE, small_configs
 from train import plan as planning
 from train.abstract import program
-from train.compiled import Cost, Memory, collectives, cost, memory, splash_calls
+from train.compiled import Cost, Memory, collectives, cost, flash_calls, memory
 from train.config import TrainConfig
 from train.hardware import chip
 from train.nets import Shapes
@@ -182,25 +183,29 @@ def test_collectives_are_counted_by_kind_and_size():
 
 
 @pytest.mark.parametrize(
-    ("kind", "padded", "vector"),
-    [("TPU v5e", 128, 4096), ("TPU v5p", 128, 8192), ("TPU v6 lite", 256, 4096)],
+    ("kind", "forward_cycles", "backward_cycles"),
+    [("TPU v5e", 1740, 3275), ("TPU v5p", 1807 / 2, 3511 / 2), ("TPU v6 lite", 1390, 2235)],
 )
-def test_splash_attention_is_added_by_its_operands(kind, padded, vector):
-    known = chip(kind)
-    flops_per_cycle = known.flops / known.clock
+def test_flash_attention_is_added_by_its_operands(kind, forward_cycles, backward_cycles):
     call = (
-        "%splash_mha_{kind}.3 = (bf16[2,8,4096,40]) custom-call(%q), "
-        "operand_layout_constraints={{s32[1,2,2], bf16[2,8,40,4096], bf16[2,8,40,4096]}}"
+        "%jvp_{name}_.3 = (bf16[2,8,36,4096]) custom-call(%q), "
+        "operand_layout_constraints={{bf16[2,8,36,4096], bf16[2,8,36,{keys}], f32[2,8,1,4096]}}"
     )
     text = "\n".join(
-        [call.format(kind="fwd"), "%x = add(%y)", call.format(kind="dkv_no_residuals")]
+        [
+            call.format(name=FORWARD, keys=1024),
+            "%x = add(%y)",
+            call.format(name=BACKWARD, keys=1024),
+            call.format(name=FORWARD, keys=128),
+            call.format(name=FORWARD, keys=576),
+        ]
     )
-    forward, backward = splash_calls(text, known)
-    logits = 2 * 8 * 4096**2
-    assert forward.flops == 2 * 2 * logits * 40
+    forward, backward, least, half = flash_calls(text, chip(kind))
+    assert forward.flops == 2 * 2 * (2 * 8 * 4096 * 1024) * 36
     assert backward.flops == 5 / 2 * forward.flops
-    assert forward.bytes == 2 * 2 * 8 * 4096 * 40 * (2 + 2 * 4)
-    assert backward.bytes == 2 * 2 * 8 * 4096 * 40 * (4 + 4)
-    assert forward.cycles == pytest.approx(
-        4 * logits * padded / flops_per_cycle + 6 * logits / vector
-    )
+    assert forward.bytes == 2 * 2 * (2 * 8 * 36) * (4096 + 1024)
+    assert backward.bytes == 2 * forward.bytes
+    blocks = 2 * 8 * 4096 / 512
+    assert forward.cycles == pytest.approx(blocks * forward_cycles)  # those of 40 channels
+    assert backward.cycles == pytest.approx(blocks * backward_cycles)
+    assert half.cycles == pytest.approx((least.cycles + forward.cycles) / 2)

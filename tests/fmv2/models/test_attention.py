@@ -43,36 +43,15 @@ def test_probabilities_are_those_that_attention_uses():
     assert relative_error(attention(q, k, v), expected) <= 1e-5
 
 
-def test_splash_equals_xla_forward_and_backward():
-    rng = np.random.default_rng(0)
-    q, k, v = (heads(rng, 1024, count=1) for _ in range(3))
-
-    def loss(implementation):
-        return lambda q, k, v: jnp.sin(attention(q, k, v, implementation=implementation)).sum()
-
-    expected = jax.grad(loss("xla"), (0, 1, 2))(q, k, v)
-    with pltpu.force_tpu_interpret_mode():
-        assert (
-            relative_error(
-                attention(q, k, v, implementation="splash"),
-                attention(q, k, v, implementation="xla"),
-            )
-            <= 1e-5
-        )
-        actual = jax.grad(loss("splash"), (0, 1, 2))(q, k, v)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert relative_error(ours, theirs) <= 1e-4
-
-
-def test_splash_works_on_each_devices_own_samples_and_heads():
+def test_pallas_works_on_each_devices_own_samples_and_heads():
     rng = np.random.default_rng(0)
     mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
     placed = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
     q, k, v = (jax.device_put(heads(rng, 1024, batch=2), placed) for _ in range(3))
     expected = attention(q, k, v, implementation="xla")
     with pltpu.force_tpu_interpret_mode():
-        splash = under(mesh, partial(attention, implementation="splash"))
-        compiled = jax.jit(splash).lower(q, k, v).compile()
+        ours = under(mesh, partial(attention, implementation="pallas"))
+        compiled = jax.jit(ours).lower(q, k, v).compile()
         actual = compiled(q, k, v)
     assert relative_error(actual, expected) <= 1e-5
     assert actual.sharding.spec == placed.spec
@@ -82,8 +61,8 @@ def test_splash_works_on_each_devices_own_samples_and_heads():
 @pytest.mark.parametrize(
     ("backend", "tokens", "dim", "dtype", "choice", "kernel"),
     [
-        ("tpu", 4096, 40, "bfloat16", "auto", "splash"),
-        ("tpu", 1024, 80, "float32", "auto", "splash"),
+        ("tpu", 4096, 40, "bfloat16", "auto", "pallas"),
+        ("tpu", 1024, 80, "float32", "auto", "pallas"),
         ("tpu", 1100, 80, "bfloat16", "auto", "xla"),  # not a multiple of the tile
         ("tpu", 256, 160, "bfloat16", "auto", "xla"),  # short
         ("tpu", 4096, 512, "bfloat16", "auto", "xla"),  # the VAE's one wide head
@@ -91,7 +70,7 @@ def test_splash_works_on_each_devices_own_samples_and_heads():
         ("gpu", 4096, 40, "float32", "auto", "xla"),  # cuDNN's flash is half precision only
         ("gpu", 4096, 36, "bfloat16", "auto", "xla"),
         ("cpu", 4096, 40, "bfloat16", "auto", "xla"),
-        ("cpu", 4096, 40, "bfloat16", "splash", "splash"),  # compiled ahead of time for a TPU
+        ("cpu", 4096, 40, "bfloat16", "pallas", "pallas"),  # compiled ahead of time for a TPU
         ("tpu", 4096, 40, "bfloat16", "xla", "xla"),
     ],
 )
@@ -103,14 +82,22 @@ def test_the_kernel_is_chosen_by_backend_and_length(
     assert _kernel(x, x, False, choice) == kernel
 
 
-def test_cross_attention_and_causal_attention_never_leave_xla():
-    long = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.bfloat16)
-    text = jax.ShapeDtypeStruct((1, 77, 8, 40), jnp.bfloat16)
-    assert _kernel(long, text, False, "splash") == "xla"
-    assert _kernel(long, long, True, "splash") == "xla"
+@pytest.mark.parametrize(
+    ("backend", "keys", "causal", "kernel"),
+    [
+        ("tpu", 77, False, "pallas"),
+        ("tpu", 4, False, "xla"),  # an identity's
+        ("tpu", 4096, True, "xla"),
+        ("gpu", 77, False, "xla"),
+    ],
+)
+def test_the_kernel_is_chosen_by_keys(monkeypatch, backend, keys, causal, kernel):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    query, key = (jax.ShapeDtypeStruct((1, n, 8, 40), jnp.bfloat16) for n in (4096, keys))
+    assert _kernel(query, key, causal, "auto") == kernel
 
 
 def test_an_unknown_implementation_is_refused():
     x = jnp.zeros((1, 2, 1, 8))
-    with pytest.raises(ValueError, match=r"'auto', 'xla', 'cudnn', 'splash'.*got 'flash'"):
+    with pytest.raises(ValueError, match=r"'auto', 'xla', 'cudnn', 'pallas'.*got 'flash'"):
         attention(x, x, x, implementation="flash")  # pyright: ignore

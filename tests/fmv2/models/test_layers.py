@@ -61,6 +61,21 @@ def test_group_norm_keeps_half_precision_and_counts_in_float32():
     assert relative_error(y.astype(jnp.float32), ours(x.astype(jnp.float32))) <= 2**-8
 
 
+def test_gelu_is_exact_in_float32_and_within_rounding_below():
+    x = jnp.linspace(-30, 30, 20001)
+    exact = torch.nn.functional.gelu(torch.tensor(np.array(x, np.float64))).numpy()
+    assert relative_error(layers.gelu(x), exact) <= 1e-6
+    # float16 keeps three digits more than the approximation's error, bfloat16 none of them.
+    half = x.astype(jnp.float16)
+    exact = torch.nn.functional.gelu(torch.tensor(np.array(half, np.float64))).numpy()
+    error = np.abs(np.float64(layers.gelu(half)) - exact)
+    assert (error <= 3e-5 + np.abs(exact) / 2**11).all()
+    half = x.astype(jnp.bfloat16)
+    slope = jax.vmap(jax.grad(layers.gelu))(half)
+    exact = jax.vmap(jax.grad(layers.gelu))(half.astype(jnp.float32))
+    assert relative_error(slope, exact) <= 2**-8
+
+
 def test_group_norm_refuses_channels_that_do_not_divide():
     with pytest.raises(ValueError, match="25 channels do not divide into 4 groups"):
         GroupNorm(4, 25, epsilon=1e-5, **options())

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from fmv2.models.flash import BACKWARD, FORWARD
 from fmv2.models.layers import GroupNorm, normed_silu
 from fmv2.models.shadingnet import ShadingNet
 from fmv2.models.transformer import Given
@@ -59,7 +60,7 @@ def test_gradients_are_the_same_and_less_is_kept():
 
 
 def test_flash_attention_is_not_computed_again():
-    unet = UNet(SMALL, attention="splash", remat=True, rngs=nnx.Rngs(0))
+    unet = UNet(SMALL, attention="pallas", remat=True, rngs=nnx.Rngs(0))
     graph, weights = nnx.split(unet)
     latents, context = jnp.zeros((1, 32, 32, 4)), jnp.zeros((1, 7, 32))
 
@@ -70,8 +71,8 @@ def test_flash_attention_is_not_computed_again():
     used, _ = dce_jaxpr(program, [True] * len(program.outvars))  # as XLA does
     transformers = 3  # of 32 × 32 tokens: one on the way down, two on the way up
     assert Counter(kernels(used)) == {
-        "splash_mha_fwd_residuals": transformers,
-        "splash_mha_dkv_no_residuals": transformers,
+        FORWARD: transformers,
+        BACKWARD: transformers,
     }
 
 

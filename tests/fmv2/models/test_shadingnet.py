@@ -43,7 +43,7 @@ def shading_map(height=128, width=128):
 
 @pytest.mark.parametrize(
     ("name", "height", "width", "scale", "attention"),
-    [("sd1", 16, 16, 0.5, "auto"), ("sd2", 8, 24, 1.0, "auto"), ("sd2", 8, 24, 1.0, "splash")],
+    [("sd1", 16, 16, 0.5, "auto"), ("sd2", 8, 24, 1.0, "auto"), ("sd2", 8, 24, 1.0, "pallas")],
 )
 def test_the_net_equals_diffusers(name, height, width, scale, attention):
     """Also as a TPU has it, which packs the embedding; so few tokens need no kernel."""
@@ -67,7 +67,7 @@ def test_the_net_equals_diffusers(name, height, width, scale, attention):
         assert relative_error(ours_, to_nhwc(theirs_)) <= 1e-4
 
 
-@pytest.mark.parametrize(("attention", "side"), [("xla", 128), ("splash", 32)])
+@pytest.mark.parametrize(("attention", "side"), [("xla", 128), ("pallas", 32)])
 def test_a_tpus_program_has_no_convolution_of_the_whole_map(attention, side):
     """Of few channels it would fill no lanes."""
     graph, weights = nnx.split(pair(TINY, attention=attention)[1])
