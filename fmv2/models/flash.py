@@ -93,12 +93,21 @@ _attention.defvjp(_forward_and_kept, _backward)
 
 
 def _parameters(key):
-    # All keys and values of a head and their gradients, each twice, and the sums; and what spills.
-    needed = 24 * math.prod(key.shape[2:]) + 2**22
     return pltpu.CompilerParams(
         dimension_semantics=("parallel", "parallel", "arbitrary"),
-        vmem_limit_bytes=needed if needed > _USUAL_VMEM else None,
+        vmem_limit_bytes=_needed(key, 1) if _is_large(key) else None,
     )
+
+
+def _is_large(key):
+    """Whether the next head's keys cannot be fetched while this one is worked on."""
+    return _needed(key, 2) > _USUAL_VMEM
+
+
+def _needed(key, heads):
+    """Bytes for the keys, the values and their gradients of so many heads at a time, for the sums
+    of the gradients, and for what spills."""
+    return (8 * heads + 8) * math.prod(key.shape[2:]) + 2**22
 
 
 def _blocks(query, key):
@@ -107,7 +116,11 @@ def _blocks(query, key):
     batch, heads, head_dim, tokens = query.shape
     queries = math.gcd(tokens, _QUERIES)
     part = pl.BlockSpec((None, None, head_dim, queries), lambda b, h, i: (b, h, 0, i))
-    whole = pl.BlockSpec((None, None, *key.shape[2:]), lambda b, h, i: (b, h, 0, 0))
+    whole = pl.BlockSpec(
+        (None, None, *key.shape[2:]),
+        lambda b, h, i: (b, h, 0, 0),
+        pipeline_mode=pl.Buffered(1) if _is_large(key) else None,
+    )
     row = pl.BlockSpec((None, None, 1, queries), lambda b, h, i: (b, h, 0, i))
     return (batch, heads, tokens // queries), part, whole, row
 
