@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from fmv2.models.layers import LANES
 from fmv2.parallel import BATCH_AXES
 
 AttentionChoice = Literal["auto", "xla", "cudnn", "pallas"]
 
 # Of fewer queries XLA's own attention is as good: its probabilities stay small, and it fuses.
 MIN_FLASH_TOKENS = 1024
-_LANES = 128  # of a TPU's registers
 
 
 def attention(
@@ -81,8 +81,8 @@ def _kernel(query, key, causal, implementation) -> Literal["xla", "cudnn", "pall
         return "xla"
     wanted = jax.default_backend() if implementation == "auto" else implementation
     # It fills up keys to whole registers: of an identity's few, XLA makes less.
-    enough = key.shape[1] >= _LANES // 2
-    if wanted in ("tpu", "pallas") and enough and tokens % _LANES == 0:
+    enough = key.shape[1] >= LANES // 2
+    if wanted in ("tpu", "pallas") and enough and tokens % LANES == 0:
         return "pallas"
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     own = key.shape[1] == tokens

@@ -19,10 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from fmv2.models.layers import ATTENDED
-
-LANES = 128
-"""Of a TPU's registers: tokens are taken by so many."""
+from fmv2.models.layers import ATTENDED, LANES
 
 FORWARD, BACKWARD = "flash_forward", "flash_backward"
 """The kernels' names in a compiled program."""
@@ -41,7 +38,7 @@ def flash_attention(
     key: Float[Array, "b heads d k"],
     value: Float[Array, "b heads d k"],
 ) -> Float[Array, "b heads d q"]:
-    """softmax(q kᵀ / sqrt(d)) v of each head; queries are a multiple of 128, keys of any number."""
+    """softmax(q kᵀ / sqrt(d)) v of each head. Queries are a multiple of LANES, keys any number."""
     keys = key.shape[3]
     padding = [(0, 0)] * 3 + [(0, -keys % LANES)]
     return _attention(keys, query, *(jnp.pad(x, padding) for x in (key, value)))

@@ -20,6 +20,9 @@ nothing before the last has. Quick: no values, so that the first step finds the 
 zeros at the last end alone.
 """
 
+LANES = 128
+"""Of a TPU's registers: flash attention takes tokens by so many."""
+
 ATTENDED = "attended"
 """The name, for `jax.checkpoint`'s policies, of what a flash kernel gives: a gradient would call
 the kernel again for it."""
