@@ -82,9 +82,9 @@ class GroupNorm(nnx.Module):
 
 
 def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """x Φ(x), exact in float32. In half precision Φ is a logistic function of a polynomial, within
-    3e-5 of x Φ(x) and far below that dtype's rounding: the error function is some forty operations
-    of a TPU's vector units, this a dozen.
+    """x Φ(x), exact in float32. In half precision it is within 3e-5 of that before it is rounded,
+    Φ being a hyperbolic tangent of a polynomial: a TPU has an instruction for the tangent, and
+    none for the error function.
     """
     if jnp.finfo(x.dtype).bits >= 32:
         return nnx.gelu(x, approximate=False)
