@@ -17,9 +17,12 @@ class Nets(Mapping[str, Any]):
 
     Args:
       nets: as `convert.folder.Model.nets` gives them.
+      precision: of products, by JAX's names. Of its own accord JAX rounds the factors of a float32
+        product on GPU and TPU, to 10 bits and to 7.
     """
 
-    def __init__(self, nets: Mapping[str, Any]):
+    def __init__(self, nets: Mapping[str, Any], precision: str | None = None):
+        self._precision = precision
         self.mesh = make_mesh(MeshConfig(), jax.local_devices())
         self.ways = batch_ways(self.mesh)
         """Parts that a batch is split into."""
@@ -51,7 +54,8 @@ class Nets(Mapping[str, Any]):
         found = tuple(name for name in names if name in self._nets)
         trees = tuple(self._trees[name] for name in found)
         leaves = tuple(self._leaves[name] for name in found)
-        return partial(_program(function, self.mesh, found, trees, tuple(fixed.items())), leaves)
+        program = _program(function, self.mesh, found, trees, tuple(fixed.items()), self._precision)
+        return partial(program, leaves)
 
     def share(self, batch: Any) -> Any:
         """A batch's arrays on the devices, a part of the pictures on each.
@@ -71,12 +75,13 @@ class Nets(Mapping[str, Any]):
 
 
 @lru_cache(maxsize=64)
-def _program(function, mesh, names, trees, fixed) -> Callable[..., Any]:
+def _program(function, mesh, names, trees, fixed, precision) -> Callable[..., Any]:
     def run(leaves, *given):
         nets = {
             name: jax.tree.unflatten(tree, own)
             for name, tree, own in zip(names, trees, leaves, strict=True)
         }
-        return function(nets, *given, **dict(fixed))
+        with jax.default_matmul_precision(precision):
+            return function(nets, *given, **dict(fixed))
 
     return jax.jit(under(mesh, run))

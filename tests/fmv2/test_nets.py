@@ -1,5 +1,6 @@
 """Programs over nets: models of one structure share them, each with its own weights."""
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -26,3 +27,16 @@ def test_models_of_one_structure_share_a_program():
     assert traced == [2, 2]  # of the first two, and of the third
     models[0].jit(times, "linear", by=3)(x)
     assert traced == [2, 2, 3]
+
+
+def test_precision_is_that_of_a_models_own_programs():
+    traced.clear()
+
+    def seen(nets, x):
+        traced.append(jax.config.jax_default_matmul_precision)
+        return nets["linear"](x)
+
+    x, net = np.ones((1, 2), np.float32), nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    for precision in (None, "highest"):
+        Nets({"linear": net}, precision).jit(seen, "linear")(x)
+    assert traced == [None, "highest"]
