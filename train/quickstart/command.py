@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fmv2.errors import UserError
 
-_STEPS = 580
+_STEPS = 520
 
 
 def quickstart(*, out: Path = Path("quickstart"), steps: int = _STEPS) -> int:
