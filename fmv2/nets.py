@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from fmv2.compiling import options
 from fmv2.parallel import MeshConfig, batch_sharding, batch_ways, make_mesh, under
 
 
@@ -54,8 +55,12 @@ class Nets(Mapping[str, Any]):
         found = tuple(name for name in names if name in self._nets)
         trees = tuple(self._trees[name] for name in found)
         leaves = tuple(self._leaves[name] for name in found)
-        program = _program(function, self.mesh, found, trees, tuple(fixed.items()), self._precision)
-        return partial(program, leaves)
+        settings = (
+            tuple(fixed.items()),
+            self._precision,
+            sum(x.size for x in jax.tree.leaves(leaves)),
+        )
+        return partial(_program(function, self.mesh, found, trees, *settings), leaves)
 
     def share(self, batch: Any) -> Any:
         """A batch's arrays on the devices, a part of the pictures on each.
@@ -75,7 +80,7 @@ class Nets(Mapping[str, Any]):
 
 
 @lru_cache(maxsize=64)
-def _program(function, mesh, names, trees, fixed, precision) -> Callable[..., Any]:
+def _program(function, mesh, names, trees, fixed, precision, weights) -> Callable[..., Any]:
     def run(leaves, *given):
         nets = {
             name: jax.tree.unflatten(tree, own)
@@ -84,4 +89,4 @@ def _program(function, mesh, names, trees, fixed, precision) -> Callable[..., An
         with jax.default_matmul_precision(precision):
             return function(nets, *given, **dict(fixed))
 
-    return jax.jit(under(mesh, run))
+    return jax.jit(under(mesh, run), compiler_options=options(weights))

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.procedural.factors import CLASSES
 from data.schema import COEFFICIENTS, MASKS, TOKENS, Batch
+from fmv2.compiling import options
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.parallel import batch_sharding, shardings, under
 from train.config import TrainConfig
@@ -63,20 +64,34 @@ def jit_step(
       state: with shardings; its values are not looked at.
     """
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
+    weights = sum(x.size for x in jax.tree.leaves(state.params))
     return _jit_step(
-        config.objective, config.optimizer, config.steps, graph, schedule, mesh, tuple(leaves), tree
+        config.objective,
+        config.optimizer,
+        config.steps,
+        graph,
+        schedule,
+        mesh,
+        tuple(leaves),
+        tree,
+        weights,
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _jit_step(objective: Any, settings, steps, graph, schedule, mesh, leaves, tree):
+def _jit_step(objective: Any, settings, steps, graph, schedule, mesh, leaves, tree, weights):
     """Remembered, so that two runs of one program in one process compile it once."""
     if mesh.shape["fsdp"] > 1:
         objective = _Gathered(objective, mesh)
     optimizer = make_optimizer(settings, steps)
     step = make_step(objective, graph, optimizer, settings, schedule)
     placed = jax.tree.unflatten(tree, leaves)
-    return jax.jit(under(mesh, step), donate_argnums=0, out_shardings=(placed, None))
+    return jax.jit(
+        under(mesh, step),
+        donate_argnums=0,
+        out_shardings=(placed, None),
+        compiler_options=options(weights),
+    )
 
 
 class _Gathered:

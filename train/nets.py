@@ -14,6 +14,7 @@ from convert import engine
 from convert.components import COMPONENTS, plan
 from convert.folder import Assembly, assemble
 from convert.kinds import EMBEDDED
+from fmv2.compiling import options_for_once
 from fmv2.diffusion.schedule import NoiseSchedule
 from fmv2.errors import UserError
 from fmv2.models.abstract import abstract
@@ -169,14 +170,9 @@ def _fresh(name: str, net: Any, frozen: Nets, config: TrainConfig, mesh: Mesh) -
         return jax.tree.leaves(nnx.state(made))
 
     placed = jax.tree.leaves(shardings(state, mesh))
-    made = jax.jit(make, out_shardings=placed, compiler_options=_for_once())
+    made = jax.jit(make, out_shardings=placed, compiler_options=options_for_once())
     leaves = made(frozen.get("unet"))
     return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
-
-
-def _for_once() -> dict[str, Any]:
-    """How to compile what runs once: on a CPU, LLVM takes longer over it than it can save."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 def _options(config: TrainConfig, name: str, trained: bool) -> dict[str, Any]:

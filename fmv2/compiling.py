@@ -1,0 +1,29 @@
+"""How much XLA is to make of a program: it may take longer over one than it can save."""
+
+from typing import Any
+
+import jax
+
+_UNTUNED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+"""Else XLA compiles dozens of kernels for each product on a GPU, times them, and takes the best."""
+_LARGE = 10**8
+
+
+def options(weights: int) -> dict[str, Any]:
+    """Compiler options for what runs many times.
+
+    Args:
+      weights: of the nets in the program. Of few, a GPU's best kernel is little better than any.
+    """
+    return _UNTUNED if jax.default_backend() == "gpu" and weights < _LARGE else {}
+
+
+def options_for_once() -> dict[str, Any]:
+    """Compiler options for what runs once."""
+    match jax.default_backend():
+        case "gpu":
+            return _UNTUNED
+        case "cpu":
+            return {"xla_backend_optimization_level": 0}  # LLVM's
+        case _:
+            return {}
