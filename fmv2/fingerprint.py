@@ -10,7 +10,9 @@ import jax.numpy as jnp
 def fingerprint(nets: Any) -> str:
     """Of all weights, whatever their sharding: sums of their bits, each times its place."""
     paths = jax.tree_util.tree_leaves_with_path(nets)
-    values = jax.device_get([_sum(x) for _, x in paths])
+    # One after another: of many programs under way at once, CPU devices of two processes each wait
+    # for another one.
+    values = [jax.device_get(_sum(x)) for _, x in paths]
     digest = hashlib.sha256()
     for (path, x), value in zip(paths, values, strict=True):
         digest.update(f"{jax.tree_util.keystr(path)} {x.shape} {x.dtype} {value}\n".encode())
