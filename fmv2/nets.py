@@ -32,6 +32,7 @@ class Nets(Mapping[str, Any]):
         # Taking a net apart is slow, so that it is done once and not at every step.
         flat = {name: jax.tree.flatten(net) for name, net in placed.items()}
         self._leaves = {name: leaves for name, (leaves, _) in flat.items()}
+        self._weights = sum(x.size for x in jax.tree.leaves(self._leaves))
         self._trees = {name: tree for name, (_, tree) in flat.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -55,11 +56,7 @@ class Nets(Mapping[str, Any]):
         found = tuple(name for name in names if name in self._nets)
         trees = tuple(self._trees[name] for name in found)
         leaves = tuple(self._leaves[name] for name in found)
-        settings = (
-            tuple(fixed.items()),
-            self._precision,
-            sum(x.size for x in jax.tree.leaves(leaves)),
-        )
+        settings = tuple(fixed.items()), self._precision, self._weights
         return partial(_program(function, self.mesh, found, trees, *settings), leaves)
 
     def share(self, batch: Any) -> Any:
