@@ -10,8 +10,8 @@ import jax.numpy as jnp
 def fingerprint(nets: Any) -> str:
     """Of all weights, whatever their sharding: sums of their bits, each times its place."""
     paths = jax.tree_util.tree_leaves_with_path(nets)
-    # One after another: of many programs under way at once, CPU devices of two processes each wait
-    # for another one.
+    # One after another: with many of these under way at once, two processes of several CPU devices
+    # each wait for one another without end.
     values = [jax.device_get(_sum(x)) for _, x in paths]
     digest = hashlib.sha256()
     for (path, x), value in zip(paths, values, strict=True):

@@ -23,7 +23,7 @@ class Nets(Mapping[str, Any]):
     """
 
     def __init__(self, nets: Mapping[str, Any], precision: str | None = None):
-        self._precision = precision
+        self.precision = precision
         self.mesh = make_mesh(MeshConfig(), jax.local_devices())
         self.ways = batch_ways(self.mesh)
         """Parts that a batch is split into."""
@@ -32,7 +32,8 @@ class Nets(Mapping[str, Any]):
         # Taking a net apart is slow, so that it is done once and not at every step.
         flat = {name: jax.tree.flatten(net) for name, net in placed.items()}
         self._leaves = {name: leaves for name, (leaves, _) in flat.items()}
-        self._weights = sum(x.size for x in jax.tree.leaves(self._leaves))
+        weights = sum(x.size for x in jax.tree.leaves(self._leaves))
+        self._options = tuple(options(weights).items())
         self._trees = {name: tree for name, (_, tree) in flat.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -56,7 +57,7 @@ class Nets(Mapping[str, Any]):
         found = tuple(name for name in names if name in self._nets)
         trees = tuple(self._trees[name] for name in found)
         leaves = tuple(self._leaves[name] for name in found)
-        settings = tuple(fixed.items()), self._precision, self._weights
+        settings = tuple(fixed.items()), self.precision, self._options
         return partial(_program(function, self.mesh, found, trees, *settings), leaves)
 
     def share(self, batch: Any) -> Any:
@@ -77,7 +78,7 @@ class Nets(Mapping[str, Any]):
 
 
 @lru_cache(maxsize=64)
-def _program(function, mesh, names, trees, fixed, precision, weights) -> Callable[..., Any]:
+def _program(function, mesh, names, trees, fixed, precision, effort) -> Callable[..., Any]:
     def run(leaves, *given):
         nets = {
             name: jax.tree.unflatten(tree, own)
@@ -86,4 +87,4 @@ def _program(function, mesh, names, trees, fixed, precision, weights) -> Callabl
         with jax.default_matmul_precision(precision):
             return function(nets, *given, **dict(fixed))
 
-    return jax.jit(under(mesh, run), compiler_options=options(weights))
+    return jax.jit(under(mesh, run), compiler_options=dict(effort))

@@ -64,7 +64,7 @@ def jit_step(
       state: with shardings; its values are not looked at.
     """
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
-    weights = sum(x.size for x in jax.tree.leaves(state.params))
+    effort = options(sum(x.size for x in jax.tree.leaves(state.params)))
     return _jit_step(
         config.objective,
         config.optimizer,
@@ -74,12 +74,12 @@ def jit_step(
         mesh,
         tuple(leaves),
         tree,
-        weights,
+        tuple(effort.items()),
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _jit_step(objective: Any, settings, steps, graph, schedule, mesh, leaves, tree, weights):
+def _jit_step(objective: Any, settings, steps, graph, schedule, mesh, leaves, tree, effort):
     """Remembered, so that two runs of one program in one process compile it once."""
     if mesh.shape["fsdp"] > 1:
         objective = _Gathered(objective, mesh)
@@ -90,7 +90,7 @@ def _jit_step(objective: Any, settings, steps, graph, schedule, mesh, leaves, tr
         under(mesh, step),
         donate_argnums=0,
         out_shardings=(placed, None),
-        compiler_options=options(weights),
+        compiler_options=dict(effort),
     )
 
 

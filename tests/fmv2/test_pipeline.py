@@ -334,9 +334,10 @@ def test_what_a_model_lacks(faces):
 def test_a_folder_is_the_model(hand, folder):
     again = FaceMakeUp.from_pretrained(folder)
     assert again.digest == hand.digest
-    half = fmv2.loading.read_model(folder, jnp.bfloat16).nets()
+    half = FaceMakeUp.from_pretrained(folder, dtype="bfloat16").nets
     assert half["unet"].conv_in.kernel.dtype == jnp.bfloat16
     assert half["face_encoder"].conv1.kernel.dtype == jnp.float32
+    assert (again.nets.precision, half.precision) == ("highest", None)
 
 
 def test_a_model_from_the_hub(folder, monkeypatch):
